@@ -42,7 +42,7 @@ def fetch_model(
         whole = multimodal.split(directory)
         sources.settle(directory)
         if settings["kind"] != "pruned":
-            complete.check(directory)
+            complete.take_out(directory, complete.check(directory))
         checkpoint = Checkpoint(directory)
         original = {"widths": checkpoint.widths, "parameters": checkpoint.parameters}
         if pruned_manifest is not None:

@@ -134,6 +134,12 @@ def test_cfsp_is_the_released_rule_step_by_step(importance, sparsity, alpha):
     assert scheme("cfsp")(p, alpha=alpha) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+def test_cfsp_keeps_all_where_nothing_is_removed(layers):
+    """Layers that change their inputs alike."""
+    assert scheme("cfsp")(problem([range(100)] * layers, 0, [0.5] * layers)) == pytest.approx([100] * layers)
+
+
 def test_cfsp_nests_but_for_the_jump_where_shrinking_ends():
     """s = 1/4, 3/4: the second layer would be whole up to a third of sparsity; shrunk, it stops short of it."""
     step = math.log(3) * 1e4 / 131072

@@ -14,7 +14,7 @@ import gguf
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 import tiny
@@ -313,6 +313,45 @@ def test_links_out_of_a_model_folder_are_refused_but_for_the_hubs_cache(tmp_path
         (folder / "tokens.json").symlink_to(tmp_path / "secret")
         with pytest.raises(InputError, match=r"tokens.json is a link to .*/secret, outside of the folder: copy that"):
             sources.from_local(folder, tmp_path)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_what_is_stored_twice_is_kept_once(tmp_path: Path, shards: int):
+    """Weights in a file that transformers does not read (as Mistral's), and a tied head beside its embedding (as
+    Qwen3-0.6B's)."""
+    own, model = tmp_path / "own", tiny.qwen2()
+    tiny.save(model, own)
+    tensors = load_file(own / "model.safetensors")
+    save_file({"wq": torch.ones(9)}, own / "consolidated.safetensors")
+    head = {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
+    if shards == 1:
+        save_file(tensors | head, own / "model.safetensors", metadata={"format": "pt"})
+    else:
+        (own / "model.safetensors").unlink()
+        names = [sorted(tensors)[::2], [*sorted(tensors)[1::2], *head]]
+        for number, of in enumerate(names):
+            save_file({name: (tensors | head)[name] for name in of}, own / f"{number}.safetensors", {"format": "pt"})
+        index = {name: f"{number}.safetensors" for number, of in enumerate(names) for name in of}
+        (own / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    given = {"kind": "local", "path": str(own)}
+    stage.fetch_model(given, tmp_path / "base/manifest.json")
+    read = load(tmp_path / "base", "float32")[0]
+    assert all(torch.equal(value, read.state_dict()[name]) for name, value in model.state_dict().items())
+    count = sum(each.numel() for each in model.parameters())
+    assert json.loads((tmp_path / "base/manifest.json").read_text())["parameters"] == count
+    assert {*Checkpoint(tmp_path / "base").file_of} == {*tensors}
+    assert not (tmp_path / "base/consolidated.safetensors").exists()
+
+
+def test_a_tokenizer_without_an_end_of_text_is_refused(tmp_path: Path):
+    tiny.save(tiny.llama(), tmp_path / "own")
+    path = tmp_path / "own/tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({key: value for key, value in settings.items() if key not in ("eos_token", "pad_token")})
+    )
+    with pytest.raises(InputError, match="own/tokenizer_config.json: no `eos_token`: name the token"):
+        stage.fetch_model({"kind": "local", "path": str(tmp_path / "own")}, tmp_path / "base/manifest.json")
 
 
 def test_a_folder_of_gguf_files_says_so(tmp_path: Path):

@@ -155,6 +155,14 @@ def with_groups(place):
 
 
 @pytest.mark.parametrize("kind", COUNT)
+def test_a_layer_that_was_dropped_before_has_no_neuron_to_count(tmp_path, kind):
+    first = Checkpoint(tiny.save(tiny.llama(3), tmp_path / "first"))
+    base = Checkpoint(tiny.written(Pruning(first, tiny.keeps(0, 48, 48)), tmp_path / "base"))
+    tensors = load_file(base.directory / "model.safetensors")
+    assert budget.Sizes(base, kind).cost({"ffn": [0, 48, 48]}).value == COUNT[kind](tensors)
+
+
+@pytest.mark.parametrize("kind", COUNT)
 @pytest.mark.parametrize("model", ["qwen2", "llama", "mixed"])
 def test_groups_count_as_what_they_hold(tmp_path, model, kind):
     place, settings = with_groups(laid(tmp_path, MODELS[model]())), asked(kind, "85%", allocate="joint")

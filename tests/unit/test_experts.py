@@ -5,6 +5,7 @@ own router, experts and loss do, written out here once more.
 import json
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,9 @@ from pruning import allocate, calibrate, score
 from pruning import compact as compacted
 from pruning.calibration import gradients, prepare
 from pruning.calibration.gradients import Calibration
+from pruning.config import mixtures
+from pruning.config.default import DEFAULT
+from pruning.config.models import Model
 from pruning.core.errors import InputError
 from pruning.methods import allocation, scoring
 from pruning.methods.compact import Pruning
@@ -225,6 +229,17 @@ def test_what_stays_is_bit_for_bit(tmp_path, family, cut):
     after = load_file(folder / "model.safetensors")
     assert after.keys() == wanted.keys() and all(torch.equal(own, after[name]) for name, own in wanted.items())
     assert sum("shared_expert" in name for name in after) == (8 if family == "qwen2_moe" else 0)
+
+
+def test_a_mixtures_code_that_is_not_fetched_is_not_named(tmp_path):
+    """As DeepSeek-V2's on the hub."""
+    base = tiny.save(tiny.of_family("deepseek_v2"), tmp_path / "base")
+    config = json.loads((base / "config.json").read_text()) | {"auto_map": {"AutoConfig": "configuration_deepseek.C"}}
+    (base / "config.json").write_text(json.dumps(config))
+    pruning = Pruning(Checkpoint(base), {"experts": [np.arange(6) < 4] * Checkpoint(base).layers})
+    folder = tiny.written(pruning, tmp_path / "compact")
+    assert "auto_map" not in json.loads((folder / "config.json").read_text())
+    assert AutoModelForCausalLM.from_pretrained(folder).config.n_routed_experts == 4
 
 
 @pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
@@ -482,6 +497,18 @@ def test_more_experts_removed_than_leave_top_k(tmp_path):
     assert allocation.units(problem, 99, method)["experts"].tolist() == [2, 2]  # as a budget looks for the least
     with pytest.raises(InputError, match=said):
         allocation.mask(scores, problem, 80, method)
+
+
+def test_experts_are_made_narrower_once():
+    """A model's own files do not tell how wide its experts were at first, against which sparsities are counted."""
+    source = {"kind": "pruned", "model": "m", "calib": "c", "method": "narrow_wanda", "sparsity": 50}
+    config = SimpleNamespace(models={"again": Model(source=source)}, method=DEFAULT.method, tunings={})
+    shape = tiny.of_family("qwen3_moe").config.to_dict()
+    mixtures.check(config, "again", shape, [("wanda", 50)], [])
+    with pytest.raises(
+        InputError, match="methods.narrow_wanda.allocate: again: its experts were made narrower by narrow"
+    ):
+        mixtures.check(config, "again", shape, [("narrow_wanda", 50)], [])
 
 
 def test_an_expert_that_no_token_reaches_has_no_mean():

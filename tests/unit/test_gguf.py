@@ -418,9 +418,18 @@ def test_values_beyond_float16_are_refused(tmp_path):
     assert gguf_model.contents(converted(model, "bf16"))["tensors"]["BF16"] == 30
 
 
-def test_a_sliding_window_ends_the_context(tmp_path):
-    model = folder(tmp_path, "mistral", sliding_window=64)
+@pytest.mark.parametrize("kind", ["mistral", "mixtral"])
+def test_a_sliding_window_ends_the_context(tmp_path, kind):
+    model = dense(tmp_path / "m", kind, sliding_window=64)
     assert fields(converted(model))["llama.context_length"] == 64
+
+
+def test_a_token_beyond_the_embedding_is_left_out(tmp_path):
+    """As Gemma 3's for images."""
+    tokens = byte_level("qwen2")
+    tokens.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    model = dense(tmp_path / "m", "gemma3_text", tokens=tokens, vocab_size=len(tokens) - 1)
+    assert "<image>" not in fields(converted(model))["tokenizer.ggml.tokens"]
 
 
 def test_types_that_are_not_there(monkeypatch):

@@ -194,6 +194,24 @@ def test_budgets_that_cannot_be(asked):
         made(tiny.merged()).keep(asked, {})
 
 
+@pytest.mark.parametrize("settings", [{"truncation": {"max_length": 3}}, {"padding": {"pad_id": 0}}])
+def test_texts_are_read_whole_whatever_the_file_says_of_batches(settings):
+    whole = made(tiny.merged())
+    defaults = {"truncation": {"direction": "Right", "strategy": "LongestFirst", "stride": 0}}
+    defaults |= {
+        "padding": {"strategy": "BatchLongest", "direction": "Right", "pad_type_id": 0, "pad_token": "<|end|>"}
+    }
+    [(key, value)] = settings.items()
+    own = json.loads(tiny.merged()) | {key: {**defaults[key], "pad_to_multiple_of": None, **value}}
+    texts = ["a long text of many words", "b"]
+    assert made(json.dumps(own)).encoded(texts) == whole.encoded(texts)
+
+
+def test_a_row_without_a_token_is_not_required():
+    """As a pad token among Qwen's spare rows."""
+    assert made(tiny.merged(), pad_token_id=710).required == made(tiny.merged()).required
+
+
 def test_a_share_is_of_the_embeddings_rows():
     assert made(tiny.merged()).budget("50%") == made(tiny.merged()).budget(360) == 360
 

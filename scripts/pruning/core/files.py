@@ -38,6 +38,19 @@ def read_object(path: Path, remedy: str = REPLACE) -> dict[str, Any]:
     return content
 
 
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors of a model's folder that transformers reads, and none beside them (as Mistral's
+    consolidated.safetensors). Raises InputError for an index that cannot be read."""
+    whole, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+    if whole.is_file():
+        return [whole]
+    if not index.is_file():
+        return sorted(directory.glob("*.safetensors"))
+    shards = read_object(index)
+    with reading(index):
+        return sorted(directory / name for name in {*shards["weight_map"].values()})
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Raises InputError, naming the file, where the disk is full or may not be written to."""

@@ -12,6 +12,7 @@ from typing import BinaryIO
 from safetensors import SafetensorError, safe_open
 
 from pruning.core.errors import InputError
+from pruning.core.files import weight_files
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -26,7 +27,7 @@ def parameters(directory: Path) -> int:
 
     Raises InputError if one is broken."""
     total = 0
-    for file in sorted(directory.glob("*.safetensors")):
+    for file in weight_files(directory):
         try:
             with safe_open(file, "numpy") as tensors:
                 total += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118

@@ -25,7 +25,6 @@ def exported(folder: Path, output: Path, settings: Mapping[str, Any], threads: i
 
     Raises InputError as model.convert and runtimes.in_llama_cpp do."""
     kind, checks = settings["type"], {}
-    made = artifacts.read_json(folder / "manifest.json", "export", "base")
     artifacts.check_model(folder)
     with artifacts.atomic(output) as temporary:
         held = model.convert(folder, temporary, kind, settings, threads)
@@ -36,7 +35,7 @@ def exported(folder: Path, output: Path, settings: Mapping[str, Any], threads: i
             checks["llama.cpp"] = runtimes.in_llama_cpp(temporary, wanted, tokenizer, DTYPES.get(kind))
         held = {"type": kind, "bytes": temporary.stat().st_size, **held}
     own = Checkpoint(folder)
-    sizes = {"widths": made["widths"]}
+    sizes = {"widths": own.widths}
     if own.family.mixture:
         neurons = zip(own.channels(own.main.name), own.widths, strict=True)
         sizes = {"experts": own.widths, "widths": [all_of_them // many for all_of_them, many in neurons]}

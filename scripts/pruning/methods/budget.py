@@ -45,7 +45,7 @@ class Sizes:
         size = partial(compact.parameters, base, stored=stored)
         self.base, self.dense, main = base, size({}), base.main.name
         self.empty, ones = (size({main: [width] * base.layers}, biased, tokens) for width in (0, 1))
-        self.neuron = (ones - self.empty) // base.layers
+        self.neuron = (ones - self.empty) // sum(width > 0 for width in base.widths)  # a dropped layer has none to cut
         self.unit = cache(lambda structure: base.size(structure) * stored(base.site(structure, 0)))
 
     def cost(self, units: Mapping[str, Sequence[int]]) -> Cost:

@@ -124,7 +124,8 @@ class Pruning:
             made.setdefault(families.WIDTHS, widths)
             (output / remote_code.FILE).write_text(remote_code.source(made, base.family), encoding="utf-8")
             made = remote_code.named(made)
-        elif "auto_map" in config:  # of an earlier iteration, whose widths differed
+        elif "auto_map" in config:  # of an earlier iteration, whose widths differed, or of code that is not fetched
+            made.pop("auto_map", None)
             made["architectures"] = [remote_code.class_names(made["model_type"])[0]]
         (output / "config.json").write_text(json.dumps(made, indent=2) + "\n")
         left_out = {"config.json", "manifest.json", "README.md", remote_code.FILE}

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from pruning.core.errors import InputError
+from pruning.core.files import weight_files
 from pruning.models.families import family_of, read_config
 from pruning.models.structures import STRUCTURES, listed, main
 from pruning.models.structures.base import Keeps
@@ -147,7 +148,7 @@ class Checkpoint(Tensors):
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self.files = sorted(directory.glob("*.safetensors"))
+        self.files = weight_files(directory)
         if not self.files:
             raise InputError(f"{directory}: no *.safetensors here; only safetensors checkpoints are read")
         self.file_of: dict[str, Path] = {}

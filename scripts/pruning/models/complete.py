@@ -1,8 +1,11 @@
 """Whether a checkpoint holds all of a model and nothing else: what is missing, transformers draws at random."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+from safetensors.torch import load_file, save_file
 
 from pruning.core.errors import InputError
 from pruning.core.files import reading
@@ -14,8 +17,9 @@ LOADING = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 """Makes `from_pretrained` return (model, what `refuse` looks at)."""
 
 
-def check(directory: Path) -> None:
-    """Hold a dense checkpoint against the model that its config describes, without reading weights.
+def check(directory: Path) -> list[str]:
+    """Hold a dense checkpoint against the model that its config describes, without reading weights. Return the tensors
+    that store a tied weight once more.
 
     Raises InputError as `refuse` and `tokenizers.check` do; if transformers cannot build the model; and if the head is
     another one than the embedding that the config ties it to."""
@@ -26,13 +30,26 @@ def check(directory: Path) -> None:
         model, found = AutoModelForCausalLM.from_pretrained(directory, device_map="meta", **LOADING)
     refuse(directory, found)
     tokenizers.check(directory, model.get_input_embeddings().num_embeddings)
-    for target, source in model.all_tied_weights_keys.items():
-        both = {target, source} <= set(checkpoint.file_of)
-        if both and not checkpoint.tensor(target).equal(checkpoint.tensor(source)):
+    copies = [pair for pair in model.all_tied_weights_keys.items() if {*pair} <= {*checkpoint.file_of}]
+    for target, source in copies:
+        if not checkpoint.tensor(target).equal(checkpoint.tensor(source)):
             raise InputError(
                 f"{directory}: config.json ties {target} to {source}, but they differ: set `tie_word_embeddings: "
                 "false` there, or give the right weights"
             )
+    return [target for target, _ in copies]
+
+
+def take_out(directory: Path, copies: Collection[str]) -> None:
+    """Write a checkpoint's files again without these tensors, as Qwen3-0.6B's head, which is its embedding: what a
+    model has is counted, stored and cut once."""
+    for file in {file for name, file in Checkpoint(directory).file_of.items() if name in copies}:
+        kept = {name: tensor for name, tensor in load_file(file).items() if name not in copies}
+        save_file(kept, file, metadata={"format": "pt"})
+    if (path := directory / "model.safetensors.index.json").is_file() and copies:
+        index = json.loads(path.read_text())
+        index["weight_map"] = {name: file for name, file in index["weight_map"].items() if name not in copies}
+        path.write_text(json.dumps(index, indent=2) + "\n")
 
 
 def refuse(directory: Path, found: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from pruning.core.errors import InputError
-from pruning.core.files import REPLACE, read_object, reading
+from pruning.core.files import REPLACE, read_object, reading, weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,6 +117,10 @@ def _files(path: Path, patterns: Sequence[str]) -> list[Path]:
     return sorted({file for pattern in patterns for file in path.glob(pattern)})
 
 
+def _unread(path: Path) -> set[Path]:
+    return {*path.glob("*.safetensors")} - {*weight_files(path)}
+
+
 def _command(program: str, *folders: object) -> str:
     return shlex.join(["python", "-c", program, *map(str, folders)])
 
@@ -125,7 +129,7 @@ def from_local(path: Path, output: Path) -> None:
     """Raises InputError as `check_folder` and `check_files` do."""
     check_folder(path)
     check_files(path)
-    for file in _files(path, FILES):
+    for file in {*_files(path, FILES)} - _unread(path):
         shutil.copyfile(file, output / file.name)
 
 
@@ -142,13 +146,18 @@ def from_hub(repo: str, revision: str, output: Path) -> None:
         RevisionNotFoundError: f"no revision {revision!r}: check `revision`",
     }
     try:
-        snapshot_download(repo, revision=revision, local_dir=output, allow_patterns=list(FILES))
+        left_out = ["consolidated*.safetensors"]  # as large as all that is read
+        snapshot_download(
+            repo, revision=revision, local_dir=output, allow_patterns=list(FILES), ignore_patterns=left_out
+        )
     except Exception as error:  # connection errors come from several libraries
         reason = next((text for kind, text in advice.items() if isinstance(error, kind)), "the hub cannot be reached")
         raise InputError(f"model {repo}@{revision}: {reason} ({type(error).__name__})") from None
     shutil.rmtree(output / ".cache", ignore_errors=True)
     check_folder(output)
     check_files(output)
+    for file in _unread(output):
+        file.unlink()
 
 
 def from_gguf(source: Source, output: Path) -> dict[str, Any] | None:

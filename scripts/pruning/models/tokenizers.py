@@ -46,6 +46,10 @@ def check(directory: Path, rows: int) -> None:
         added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
         special = {*tokenizer.all_special_tokens, *added}
         used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            f"{directory}/tokenizer_config.json: no `eos_token`: name the token of the vocabulary that ends a text"
+        )
     if not made:
         raise InputError(f"{directory}: its tokenizer makes no tokens of text: is tokenizer.json missing?")
     if beyond := [token for token, n in numbers.items() if n >= rows and (n in used or token not in special)]:

@@ -98,7 +98,7 @@ class Tokenizer:
         named += [self.numbers[self.content["model"]["unk_token"]]] if self.content["model"].get("unk_token") else []
         for why, numbers in (("special", [*self.added.values(), *named]), ("template", self._in_chat())):
             for number in numbers:
-                if isinstance(number, int) and 0 <= number < self.size:
+                if isinstance(number, int) and number in self.texts:  # and no spare row of the embedding
                     found |= dict.fromkeys(self._new(number, found), why)
         return found
 
@@ -113,7 +113,10 @@ class Tokenizer:
 
     def encoded(self, texts: Sequence[str]) -> list[int]:
         """Return the tokens of texts, one after the other, without what is put around a text."""
-        encoded = tokenizers.Tokenizer.from_str(json.dumps(self.content)).encode_batch(texts, add_special_tokens=False)
+        own = tokenizers.Tokenizer.from_str(json.dumps(self.content))
+        own.no_truncation()  # as transformers resets them
+        own.no_padding()
+        encoded = own.encode_batch(texts, add_special_tokens=False)
         return [number for each in encoded for number in each.ids]
 
     def budget(self, asked: int | str) -> int:

@@ -39,6 +39,6 @@ def widths(problem: Problem, alpha: float = 1.0) -> np.ndarray:
     keep = 1 - problem.sparsity / 100
     s = sensitivity(problem, alpha)
     mean = np.average(s, weights=problem.original)
-    if keep * s.max() / mean >= 1:
+    if s.max() > mean and keep * s.max() / mean >= 1:
         s = mean + (s - mean) * mean * (1 / keep - 1) / (s.max() - mean) / MARGIN
     return keep * s / mean * problem.original

@@ -117,6 +117,10 @@ def head_size(config: "PretrainedConfig") -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
+IN_ALL_LAYERS = ("mistral", "mixtral", "phi3", "qwen3_moe")
+"""Model types whose window is every layer's, and that list no `layer_types`."""
+
+
 def attention_span(writer: "GGUFWriter", config: "PretrainedConfig", own: Architecture) -> None:
     """How far it looks back; without a sliding window in llama.cpp the context ends where that would matter."""
     sliding = [kind == "sliding_attention" for kind in getattr(config, "layer_types", None) or []]
@@ -124,7 +128,7 @@ def attention_span(writer: "GGUFWriter", config: "PretrainedConfig", own: Archit
     if window and own.window:
         writer.add_sliding_window(window)
         writer.add_sliding_window_pattern(sliding)
-    elif window and (any(sliding) or config.model_type in ("mistral", "phi3")):
+    elif window and (any(sliding) or config.model_type in IN_ALL_LAYERS):
         longest = min(longest, window)
     writer.add_context_length(longest)
 

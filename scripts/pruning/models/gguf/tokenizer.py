@@ -67,17 +67,22 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def vocabulary(content: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
-    """`size` tokens and their kinds; embeddings beyond the vocabulary get names of their own, which no text has."""
+    """`size` tokens and their kinds; embeddings beyond the vocabulary get names of their own, which no text has, and
+    tokens beyond the embeddings (Gemma 3's for images) are left out."""
     from gguf import TokenType
 
     byte_fallback, unknown = content["model"].get("byte_fallback"), content["model"].get("unk_token")
     tokens = [f"[PAD{number}]" for number in range(size)]
     kinds = [TokenType.UNUSED] * size
     for token, number in content["model"]["vocab"].items():
+        if number >= size:
+            continue
         byte = byte_fallback and len(token) == 6 and token.startswith("<0x")
         kinds[number] = TokenType.BYTE if byte else TokenType.UNKNOWN if token == unknown else TokenType.NORMAL
         tokens[number] = token
     for added in content.get("added_tokens", []):
+        if added["id"] >= size:
+            continue
         text = added["content"]
         own = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
         kinds[added["id"]] = TokenType.UNKNOWN if byte_fallback and text == unknown else own
