@@ -46,8 +46,12 @@ def by_tokens(down, keep, a, penalty: float) -> np.ndarray:
 
 
 def changed(down, keep, moments, relative: float) -> np.ndarray:
-    own = ridge.sums(down, keep, moments)
+    own = ridge.sums(down, keep, moments, outputs=1.0)
     return least_squares.changed(own.inner, own.outer, relative)
+
+
+def summed(down, keep, a) -> least_squares.Sums:
+    return ridge.sums(down, keep, a.T @ a, np.linalg.norm(a @ down.T) ** 2)
 
 
 def relative_error(down, keep, weight, a) -> float:
@@ -95,7 +99,7 @@ def test_errors_are_those_of_the_tokens():
     down, fit, held_out = weights(), activations(40), activations(30, seed=1)
     lambdas = [math.inf, 1.0, 1e-3]
     every_change = [changed(down, KEEP, fit.T @ fit, relative) for relative in lambdas]
-    found = [ridge.sums(down, KEEP, held_out.T @ held_out).error(change) for change in every_change]
+    found = [summed(down, KEEP, held_out).error(change) for change in every_change]
     expected = [relative_error(down, KEEP, down[:, KEEP] + change, held_out) for change in every_change]
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
@@ -143,7 +147,7 @@ def test_the_lowest_of_a_valley_is_found_by_few_questions(values):
 @pytest.mark.parametrize("seed", range(4))
 def test_walking_downhill_finds_what_asking_all_finds(tokens, seed):
     n, keep = 40, np.arange(40) < 25
-    own = [ridge.sums(weights(n), keep, a.T @ a) for a in (activations(tokens, seed + i, 0.3, n) for i in (0, 50))]
+    own = [summed(weights(n), keep, a) for a in (activations(tokens, seed + i, 0.3, n) for i in (0, 50))]
     errors = [own[1].error(least_squares.changed(own[0].inner, own[0].outer, r)) for r in least_squares.LAMBDAS]
     assert least_squares.fitted(*own)[1]["held_out_error"] == min(errors)
 

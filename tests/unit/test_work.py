@@ -59,7 +59,7 @@ def job(folder, rule: str, again: bool = False, method: dict | None = None, offl
             for name in ("cross_entropy", "distillation")
         },
         tasks=given.pop("tasks", {}),
-        method=lambda _: methods.Method(score="wanda", **(method or {})),
+        method=lambda _: methods.Method(**{"score": "wanda", **(method or {})}),
         lineage=lambda model: ["tiny", "first"] if folders["first"] != folder else ["tiny"],
     )
     wildcards = {"model": "tiny", "calib": "text", "tuning": "cross_entropy", "method": "own", **given}
@@ -147,6 +147,27 @@ def test_passes_by_hand(folder, rule, given, passes):
     assert job(folder, rule, **given).seconds - LOADING == pytest.approx(2 * PARAMETERS * tokens * passes)
 
 
+def test_least_squares_by_hand(folder):
+    """Of 4 layers of 128 inputs and 64 outputs, in float64 on a CPU that is slower than the card."""
+    slow = COUNTING._replace(tflops=1, host=1e-12)
+
+    def fit(kept: int) -> float:
+        return 4 * 64 * 128 * (128 - kept) + 4 * (kept**3 / 3 + 2 * 64 * kept**2) + 6 * 64 * kept**2
+
+    def seconds(rule: str, **given) -> float:
+        return job(folder, rule, card=slow, **given).seconds - (LOADING if rule != "score" else 0)
+
+    ridge = {"compensate": "ridge_corrective"}
+    assert seconds("score", method={"score": "obs"}) == pytest.approx(4 * 1.8 * 128**3)
+    assert job(folder, "score", method={"score": "wanda"}).seconds is None
+    assert seconds("refit", sparsity="50", method=ridge) == pytest.approx(4 * fit(64), rel=1e-6)
+    tried = sum(fit(8 * level) for level in range(16))
+    assert seconds("sensitivity", method=ridge | {"allocate": "sensitivity"}) == pytest.approx(4 * tried, rel=1e-6)
+    assert seconds("sensitivity", method={"allocate": "sensitivity"}) < 1
+    iterations = 3 * 1.8 * 128**3 + fit(128 * 0.75) + fit(128 * 0.5)
+    assert seconds("rounds", method=ridge) == pytest.approx(4 * iterations, rel=1e-6)
+
+
 def test_a_refit_that_trains_takes_more_memory(folder):
     """Six copies of a layer in float32, and its activations; 2-dimensional weights alone."""
     plain, trained = (job(folder, "refit", **given).memory for given in (HALF, HALF | BLOCK))
@@ -228,7 +249,8 @@ def test_evaluations_by_hand(folder):
 
 
 def test_a_card_is_taken_at_a_share_of_its_speed():
-    assert cards.Card(tflops=2, gbps=4, gb=1, share=0.5).seconds(1e12, 2e9) == pytest.approx(2)
+    own = cards.Card(tflops=2, gbps=4, gb=1, share=0.5, host=1)
+    assert own.seconds(1e12, 2e9) == pytest.approx(2) and own.seconds(0, solved=3e12) == pytest.approx(6)
 
 
 def test_a_machine_is_as_fast_as_when_nothing_else_runs():

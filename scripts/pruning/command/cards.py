@@ -16,10 +16,12 @@ class Card(NamedTuple):
     gbps: float
     gb: float  # of memory, less half a gigabyte for CUDA itself
     share: float = 0.4
+    host: float = 0.5  # TFLOP/s in float64, of the CPU beside it
 
-    def seconds(self, flops: float, moved: float = 0) -> float:
-        """moved: bytes that are read to generate, one token at a time."""
-        return (flops / (self.tflops * 1e12) + moved / (self.gbps * 1e9)) / self.share
+    def seconds(self, flops: float, moved: float = 0, solved: float = 0) -> float:
+        """moved: bytes that are read to generate, one token at a time; solved: operations in float64, on the CPU."""
+        busy = flops / (self.tflops * 1e12) + moved / (self.gbps * 1e9) + solved / (self.host * 1e12)
+        return busy / self.share
 
 
 CARDS = {
@@ -43,9 +45,11 @@ def measured(device: str, dtype: str) -> Card:
     one = whole if on_gpu else whole[:512, :512].clone()  # on a CPU a small product says as much
     copied, other = torch.empty_like(whole), torch.empty_like(one)
     product, copy = fastest(lambda: torch.mm(one, one, out=other)), fastest(lambda: copied.copy_(whole))
+    double = torch.ones(512, 512, dtype=torch.float64)
+    host = 2 * len(double) ** 3 / fastest(lambda: torch.mm(double, double)) / 1e12
     memory_gb = torch.cuda.mem_get_info()[1] / 1e9 if on_gpu else memory.physical() / 1e9
     share = Card._field_defaults["share"] if on_gpu else CPU_SHARE
-    return Card(2 * len(one) ** 3 / product / 1e12, 2 * whole.nbytes / copy / 1e9, memory_gb, share)
+    return Card(2 * len(one) ** 3 / product / 1e12, 2 * whole.nbytes / copy / 1e9, memory_gb, share, host)
 
 
 def fastest(work: Callable[[], Any]) -> float:

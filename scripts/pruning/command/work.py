@@ -9,7 +9,7 @@ about two (docs/memory.md).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -214,15 +214,39 @@ class Job:
     @property
     def seconds(self) -> float | None:
         """On the card, reading the weights from disk included."""
+        if self.solved and not self.settings:
+            return self.run.card.seconds(0, solved=self.solved)
         if not (self.shape and self.settings):
             return None
         tokens, moved, _ = self.counted()
         if tokens is None:
             return None
-        busy = self.run.card.seconds(2 * self.shape.kept(self.sparsity) * tokens, moved)
+        busy = self.run.card.seconds(2 * self.shape.kept(self.sparsity) * tokens, moved, self.solved)
         [own, *_] = self.settings.values()
         reads = tokens / own.sequence_length / own.micro_batch if self.offloaded else 1
         return busy + reads * self.shape.read(0) * self.shape.size / READING
+
+    @property
+    def solved(self) -> float:
+        """Operations in float64: what `obs` ranks by (1.8 n³ a layer, by benchmarks/surgeon.py) and least squares."""
+        if not (self.shape and self.method):
+            return 0
+        inputs = self.run.inputs(self.model, self.structure)
+        ranked, fitted = 1.8 * inputs**3, partial(least_squares, inputs, self.shape.hidden)
+        reconstructs = self.method.compensate.startswith("ridge")
+        match self.kind:
+            case "score" if self.method.score.startswith("obs"):
+                a_layer = ranked
+            case "refit":
+                a_layer = fitted((1 - self.sparsity) * inputs)
+            case "sensitivity" if reconstructs:
+                a_layer = sum(fitted(inputs * level / allocation.LEVELS) for level in range(allocation.LEVELS))
+            case "rounds":
+                own = next(iter(self.settings.values())).rounds
+                a_layer = (1 + len(own)) * ranked + sum(fitted((1 - each / 100) * inputs) for each in own)
+            case _:
+                return 0
+        return self.shape.layers * a_layer
 
     def counted(self) -> tuple[float | None, float, float]:
         """Return the tokens through the model (None if they are not known), the bytes read to generate, and the bytes
@@ -288,6 +312,13 @@ class Job:
                 cached = self.shape.cached * (steps * shared + items * written * (prompt + written / 2))
                 moved += self.shape.size * (steps * self.shape.read(self.sparsity) + cached)
         return tokens, moved
+
+
+def least_squares(inputs: float, outputs: float, kept: float) -> float:
+    """Return the operations that refit a layer's kept columns: sums, and four candidates of λ, each factorised, solved
+    and, but for the last, held against held-out tokens (methods/least_squares.py)."""
+    sums = 4 * outputs * inputs * (inputs - kept)
+    return sums + 4 * (kept**3 / 3 + 2 * outputs * kept**2) + 3 * 2 * outputs * kept**2
 
 
 def kind_of(rule: str) -> tuple[str, str]:

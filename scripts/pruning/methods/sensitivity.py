@@ -15,7 +15,7 @@ In a layer the best-scored neurons stay: removed ones are columns of zeros in do
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, lru_cache, partial
 
 import numpy as np
 import pandas as pd
@@ -177,8 +177,14 @@ def measure(job: Measurement) -> None:
     def fit_of(name: str) -> Fit | None:
         if (kind := layer_files.kind_of("second_moments", name)) not in job.evidence:
             return None
-        of_layer = second_moments.read(job.evidence[kind], base.channels(name), name)
-        return lambda layer, keep: ridge.compensate(base.matrix(layer, "down", name), keep, of_layer(layer))
+        # The cut after a layer's is mostly one of the same layer.
+        of_layer = lru_cache(maxsize=1)(second_moments.read(job.evidence[kind], base.channels(name), name))
+        outputs = cache(lambda layer: ridge.outputs_of(base.matrix(layer, "down", name), of_layer(layer)))
+
+        def fit(layer: int, keep: np.ndarray) -> Compensated:
+            return ridge.compensate(base.matrix(layer, "down", name), keep, of_layer(layer), outputs(layer))
+
+        return fit
 
     structures = masks.structures_of(scores)
     for name in structures:

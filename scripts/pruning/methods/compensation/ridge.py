@@ -19,6 +19,7 @@ from pruning.methods.least_squares import Sums, fitted, squared_norm
 
 REQUIRES = ("second_moments",)
 REFITS = ("ffn",)
+PARTS = ("fit", "held_out")
 
 
 def evidence(path: Path, widths: Sequence[int]) -> Callable[[int], dict[str, Any]]:
@@ -30,19 +31,28 @@ def evidence(path: Path, widths: Sequence[int]) -> Callable[[int], dict[str, Any
     return second_moments.read(path, widths)
 
 
-def compensate(down: np.ndarray, keep: np.ndarray, evidence: Mapping[str, Any]) -> Compensated:
-    """Refitted on all tokens with the λ whose fit on the one part has the least error on the held-out part."""
-    change, record = fitted(*(sums(down, keep, evidence[part]) for part in ("fit", "held_out")))
+def compensate(
+    down: np.ndarray, keep: np.ndarray, evidence: Mapping[str, Any], outputs: Mapping[str, float] | None = None
+) -> Compensated:
+    """Refitted on all tokens with the λ whose fit on the one part has the least error on the held-out part. outputs: of
+    each of PARTS, Σ ‖W a‖², which is the same for all that may be kept; None: it is computed."""
+    outputs = outputs or outputs_of(down, evidence)
+    change, record = fitted(*(sums(down, keep, evidence[part], outputs[part]) for part in PARTS))
     record |= too_few(evidence["tokens_fit"], keep)
     return Compensated((down[:, keep] + change).astype(np.float32), None, record)
 
 
-def sums(down: np.ndarray, keep: np.ndarray, moments: np.ndarray) -> Sums:
-    """Of the tokens of the moments S [n, n]."""
+def outputs_of(down: np.ndarray, evidence: Mapping[str, Any]) -> dict[str, float]:
+    """Σ ‖W a‖² of the tokens of each of PARTS."""
+    return {part: squared_norm(down.astype(np.float64), evidence[part]) for part in PARTS}
+
+
+def sums(down: np.ndarray, keep: np.ndarray, moments: np.ndarray, outputs: float) -> Sums:
+    """Of the tokens of the moments S [n, n], whose outputs' squares have this sum."""
     removed = down[:, ~keep].astype(np.float64)
     return Sums(
         inner=moments[np.ix_(keep, keep)].astype(np.float64),
         outer=removed @ moments[np.ix_(~keep, keep)],
         missing=squared_norm(removed, moments[np.ix_(~keep, ~keep)]),
-        whole=squared_norm(down.astype(np.float64), moments),
+        whole=outputs,
     )
