@@ -181,6 +181,19 @@ def test_what_does_not_fit_the_machine_names_the_largest_that_does(
         assert list(found.methods) == ["thorough"] and found.model["m"]["memory_gb"] == 16
 
 
+@pytest.mark.parametrize(
+    ("options", "width", "multiple"),
+    [({}, 512, 32), ({}, 511, 1), ({"against": ["q8_0"]}, 64, 32)],
+)
+def test_methods_to_compare_have_widths_that_are_fast_where_layers_have_many(
+    tmp_path, monkeypatch, options, width, multiple
+):
+    monkeypatch.setattr(efforts, "needs", lambda *_, methods: efforts.Needs(0, 0))
+    about = replace(known(), request=Request("m", out=tmp_path, methods=["wanda"], **options))
+    found = ready.with_methods(about, LLAMA, width).methods["wanda"]
+    assert (found.round_to if found else DEFAULT.method("wanda").round_to) == multiple
+
+
 @pytest.mark.parametrize(("gpus", "needed", "threads"), [(0, 7.9, 2), (0, 8.1, 6), (1, 8.1, 2)])
 def test_a_job_has_all_cores_where_no_two_jobs_fit_the_memory(tmp_path, monkeypatch, gpus, needed, threads):
     """Of 16 GB. On a GPU the machine's memory is not what jobs are run by."""

@@ -195,8 +195,8 @@ def with_methods(known: Known, shape: Mapping[str, Any], width: int) -> Known:
     if not found:
         own, notes = made[request.effort]
         found = {request.effort: own.model_copy(update={"score": IN_ROUNDS} if request.rounds else {})}
-    elif request.types and round_to and known.trained is None:  # rows of a quantised file are whole blocks
-        found = {
+    elif round_to and known.trained is None and (request.types or width >= efforts.LEAST_BLOCKS * round_to):
+        found = {  # as fast as the efforts' are, and rows of a quantised file are whole blocks
             each: own.model_copy(update={"round_to": round_to}) for each, own in efforts.definitions(found).items()
         }
     if request.vocabulary:
