@@ -333,9 +333,6 @@ OTHERS = {
         "methods|padded": {"score": "wanda", "allocate": "global", "export": "pad"},
         "tables|table1|methods": ["wanda", "rku", "block_padded"],
     },
-    "tunings.gsm_symbolic-s0: calibrations.gsm_symbolic-s0 is of other data; choose another name for one of them": {
-        "tunings|gsm_symbolic-s0": {"dataset": "arithmetic"},
-    },
     "models.mine: this name is taken by tables.mine; choose another for one of them": {
         "models|mine": MODEL,
         "tables|mine": TABLE,

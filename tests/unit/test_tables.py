@@ -622,6 +622,14 @@ def test_generation_and_leakage_stand_beside_accuracy(study, tmp_path):
     assert study.text.count("25.0% cut off") == 1 and "Warning" not in study.text  # the dense model's answers end
 
 
+def test_leaks_of_a_tuning_are_told_from_those_of_a_calibration_of_its_name():
+    rows = [{"task": "t", "items": 60, "identical": 0, "overlapping": 0, "n": 8, "source": "own"}]
+    rows.append({**rows[0], "source": "tunings.own", "identical": 1})
+    pruned = pd.DataFrame({"calib": ["own"], "tuning": ["own"]})
+    said = notes.leakage(pruned, {"tasks": {"t": {"task": "t"}}, "leakage": rows})
+    assert "`t` against `tunings.own`: 1 identical" in " ".join(said)
+
+
 @pytest.mark.parametrize("cut, warned", [(3, False), (4, True)])  # of 60: 5 and 6.7 per cent
 def test_dense_answers_that_are_cut_off_are_warned_of(study, printed, cut, warned):
     assert "% cut off" not in printed["md"]

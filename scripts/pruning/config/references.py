@@ -63,12 +63,6 @@ def check(config: Config) -> None:
             raise ValueError(f"datasets.{name}.templates: word problems are made of these; name one or more")
         if dataset.kind == "generated":
             known(f"datasets.{name}.splits", list(dataset.splits), ("train", "validation", "test"))
-    for name in {*config.calibrations} & {*config.tunings}:  # a note on a table says whether these texts leak
-        pair = config.calibrations[name], config.tunings[name]
-        if len({(own.dataset, own.split) for own in pair}) > 1:
-            raise ValueError(
-                f"tunings.{name}: calibrations.{name} is of other data; choose another name for one of them"
-            )
     _texts(config)
     _analyses(config)
 

@@ -116,7 +116,8 @@ def asked(settings: Mapping[str, Any]) -> list[str]:
 
 def leakage(pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
     """What test items share with the text that was calibrated or tuned on (leakage.csv)."""
-    used = {*pruned["calib"], *pruned["tuning"].dropna()}
+    tunings = pruned["tuning"].dropna()
+    used = {*pruned["calib"], *tunings, *(f"tunings.{name}" for name in tunings)}
     tasks = {entry["task"] for entry in settings["tasks"].values()}
     found = [r for r in settings.get("leakage", []) if r["source"] in used and r["task"] in tasks]
     shared = [r for r in found if r["identical"] or r["overlapping"]]
