@@ -23,7 +23,7 @@ from pruning.core.layer_files import label_of
 from pruning.core.names import Variant
 from pruning.evaluation import generation, recovery
 from pruning.evaluation.kinds import perplexity
-from pruning.methods import allocation, compensation
+from pruning.methods import allocation, compensation, least_squares
 from pruning.models import families, rehearsal, structures
 from pruning.models.structures import STRUCTURES, ffn
 
@@ -232,7 +232,7 @@ class Job:
         if not (self.shape and self.method):
             return 0
         inputs = self.run.inputs(self.model, self.structure)
-        ranked, fitted = 1.8 * inputs**3, partial(least_squares, inputs, self.shape.hidden)
+        ranked, fitted = 1.8 * inputs**3, partial(least_squares.operations, inputs, self.shape.hidden)
         reconstructs = self.method.compensate.startswith("ridge")
         match self.kind:
             case "score" if self.method.score.startswith("obs"):
@@ -312,13 +312,6 @@ class Job:
                 cached = self.shape.cached * (steps * shared + items * written * (prompt + written / 2))
                 moved += self.shape.size * (steps * self.shape.read(self.sparsity) + cached)
         return tokens, moved
-
-
-def least_squares(inputs: float, outputs: float, kept: float) -> float:
-    """Return the operations that refit a layer's kept columns: sums, and four candidates of λ, each factorised, solved
-    and, but for the last, held against held-out tokens (methods/least_squares.py)."""
-    sums = 4 * outputs * inputs * (inputs - kept)
-    return sums + 4 * (kept**3 / 3 + 2 * outputs * kept**2) + 3 * 2 * outputs * kept**2
 
 
 def kind_of(rule: str) -> tuple[str, str]:

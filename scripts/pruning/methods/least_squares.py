@@ -73,6 +73,13 @@ def changed(inner: np.ndarray, outer: np.ndarray, relative: float) -> np.ndarray
     return cho_solve(cho_factor(penalised, overwrite_a=True), outer.T).T
 
 
+def operations(inputs: float, outputs: float, kept: float) -> float:
+    """Return about how many operations it takes to refit the kept columns of a weight [outputs, inputs]: sums, and four
+    candidates of λ, each factorised, solved and, but for the last, held against held-out tokens."""
+    sums = 4 * outputs * inputs * (inputs - kept)
+    return sums + 4 * (kept**3 / 3 + 2 * outputs * kept**2) + 3 * 2 * outputs * kept**2
+
+
 def squared_norm(weight: np.ndarray, moments: np.ndarray) -> float:
     """Σ_t ‖W a‖² = tr(W S Wᵀ)."""
     return float(np.vdot(weight @ moments, weight))
