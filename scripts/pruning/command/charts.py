@@ -127,7 +127,7 @@ def widths_map(content: Content) -> tuple[Any, list[dict[str, Any]]]:
     drawn = alt.Chart(alt.NamedData(name=ROWS), width="container", height=18 * len(pruned))
     drawn = drawn.mark_rect(style="cell").encode(
         x=alt.X("layer:O", title="Layer", axis=layers),
-        y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=130)),
+        y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=170)),
         color=alt.Color("share:Q", scale=alt.Scale(domain=ends, range="ramp"), legend=legend),
         tooltip=[
             *(alt.Tooltip(key, title=title) for key, title in told.items()),
