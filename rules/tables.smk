@@ -16,7 +16,7 @@ def leakage_settings(wildcards):
     """Alias of every text that a table's models were calibrated or tuned on -> its parquet; task -> its test items'."""
     table = CONFIG.table(wildcards.table)
     users = {name: CONFIG.calibrations[name] for name in table.calibrations}
-    for name in {column.tuning for column in table.columns if column.tuning}:
+    for name in dict.fromkeys(column.tuning for column in table.columns if column.tuning):
         own, same = CONFIG.tunings[name], users.get(name)
         other = same and (same.dataset, same.split) != (own.dataset, own.split)
         users[f"tunings.{name}" if other else name] = own  # a calibration of that name is of other data

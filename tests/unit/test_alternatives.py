@@ -192,6 +192,13 @@ def test_the_table_at_equal_speed_has_the_dense_models_times_from_its_turns(tmp_
     assert [handle.get_text() for handle in drawn.legends[0].get_texts()] == ["dense", "RKU, 30%", "s"]
 
 
+def test_one_pair_of_files_is_timed(tmp_path):
+    """One pruned model in one type: a table of one row of the dense model's times."""
+    files, settings = written(tmp_path, True), of_table(["prefill"]) | {"types": [None], "siblings": []}
+    timed = table.make(files, settings).frame.set_index("label")["prefill_s"]
+    assert timed["dense, unquantised"] == 0.5 and len(timed) == 2
+
+
 def test_bits_per_byte_are_no_perplexity(tmp_path):
     page = table.make(written(tmp_path, True), of_table(["prefill", "decode"]))
     entry = {**TEXT, "kind": "bits", "metrics": ["bits_per_byte"]}

@@ -109,6 +109,18 @@ def test_shipped_experiments_stack(name: str, monkeypatch):
     assert len(texts) >= 5 or models.startswith("tiny-")
 
 
+@pytest.mark.parametrize("name", ["best", "experts"])
+def test_loss_curves_have_all_that_a_table_recovers(name):
+    """Also a table's own methods and models."""
+    stack, *_ = EXPERIMENTS[name]
+    entry = catalogue.figures(loaded := validate(stacked(*stack, name)))["recovery"]
+    recovered = [table for table in loaded.tables_used.values() if any(column.tuning for column in table.columns)]
+    for key in ("models", "methods"):
+        wanted = {each for table in recovered for each in getattr(table, key)}
+        assert wanted <= {*entry.settings[key]}
+    assert not {method for table in recovered for method in table.methods} <= {*loaded.experiment.methods}
+
+
 @pytest.mark.parametrize("model", [SMOL, "qwen2_5-coder-0_5b", CODER])
 def test_candidates_for_the_efforts_can_be_tried_on_each_real_model(model: str):
     loaded = validate(stacked(model, "candidates"))

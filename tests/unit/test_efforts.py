@@ -236,6 +236,14 @@ def test_few_tokens_and_files_that_cannot_be_made_are_said_beforehand(methods, f
     assert len(found) == (said is not None) and (not said or found[0].startswith(said))
 
 
+@pytest.mark.parametrize(("data", "answers", "said"), [(10**6, 1000, True), (1000, 20480, False)])
+def test_tokens_are_few_or_not_as_those_that_models_are_calibrated_on(data, answers, said):
+    """Own answers, not the data's own text."""
+    own = Own(800, {"train": answers, "validation": 9000, "test": 9000})
+    about = replace(known(data, own=own, methods=["attention_obs"]), request=Request("m", sparsity="20"))
+    assert bool(ready.too_few_tokens(about, 1536)) == said
+
+
 INSTEAD = {"attention_obs": "sequential_obs", "corrective_wanda": "sequential_wanda", "sequential_obs": None}
 INSTEAD |= {"best": "`compensate: ridge_sequential`", "ridge_obs": None}
 

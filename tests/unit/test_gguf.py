@@ -499,6 +499,16 @@ def test_a_card_and_a_manifest_lie_beside_the_file(tmp_path, kind):
         assert "llama.cpp: logits within" in card and "nats a token" in card
 
 
+def test_a_padded_models_card_says_the_widths_of_the_file(tmp_path):
+    base = Checkpoint(dense(tmp_path / "base", "llama"))
+    model = tiny.written(Pruning(base, tiny.keeps(33, 48)), tmp_path / "padded", export="pad")
+    content = {"widths": [33, 48], "files": artifacts.directory_hashes(model)}  # as compaction cut them
+    artifacts.write_json(model / "manifest.json", content, "export", {})
+    settings = {"name": "tiny", "variant": "c/wanda/50", "dtype": "float32", "type": "f16"}
+    stage.to_gguf(settings, file := tmp_path / "gguf/f16.gguf", model)
+    assert artifacts.read_json(file.with_suffix(".json"), "gguf")["widths"] == [48, 48]
+
+
 def test_the_dense_model_becomes_one_too(tmp_path):
     file = made(folder(tmp_path, "llama").with_name("base"), tmp_path, variant="dense", of="base")
     assert fields(file)["llama.feed_forward_length"] == 48

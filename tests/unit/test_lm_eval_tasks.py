@@ -347,6 +347,14 @@ def test_an_unknown_metric_names_those_there_are(arc):
         outcomes(arc.result, arc.lab.cached().answers, ["acc", "exact_match"])
 
 
+def test_a_metric_that_is_no_number_of_an_item_is_named(arc):
+    """As lm-eval's f1, a pair that only its mean makes a number of."""
+    [(name, found)] = arc.result["samples"].items()
+    pairs = {"samples": {name: [{**sample, "acc": (0, 1)} for sample in found]}}
+    with pytest.raises(InputError, match=r"^metrics: acc is no number of each item, but \(0, 1\): name another one"):
+        outcomes(pairs, arc.lab.cached().answers, ["acc"])
+
+
 def test_predictions_by_hand():
     assert prediction({"filtered_resps": ["42", "43"]}) == "42"
     assert prediction({"filtered_resps": [(-3.0, False), (-1.0, True), (-2.0, False)]}) == "1"
