@@ -131,6 +131,7 @@ FORMAT += "{% endfor %}{{ '(assistant) ' if add_generation_prompt }}"
     [
         (FORMAT.replace("AFTER", "'<turn><|end|>'"), "(system) s<turn>\n(user) q<turn>\n(assistant) ", "<turn>"),
         (FORMAT.replace("AFTER", "'.<|end|>'"), "(user) q<turn>\n(assistant) ", "<|end|>"),
+        ({"default": FORMAT.replace("AFTER", "'<turn>'"), "x": "y"}, "(user) q<turn>\n(assistant) ", "<turn>"),
         (FORMAT.replace("AFTER", "''"), "(user) q<turn>\n(assistant) ", "<|end|>"),  # of the text
         (FORMAT.replace("AFTER", "'<turn>'"), "(user) q<turn>\n", None),
         (FORMAT.replace("AFTER", "'<turn>'"), "Question: q\nAnswer:", None),

@@ -58,12 +58,12 @@ def tokens(prompt: str, completion: str, tokenizer) -> tuple[list[int], list[int
 def answer_end(prompt: str, tokenizer) -> int | None:
     """The token that ends the answer to a prompt in the model's chat format, as Gemma's <end_of_turn>; None for another
     prompt."""
-    opening, end = _turn(tokenizer, getattr(tokenizer, "chat_template", None))
+    opening, end = _turn(tokenizer, str(getattr(tokenizer, "chat_template", None) or ""))  # or several, by their names
     return end if opening and prompt.endswith(opening) else None
 
 
 @lru_cache(maxsize=8)
-def _turn(tokenizer, template: str | dict | None) -> tuple[str, int]:
+def _turn(tokenizer, template: str) -> tuple[str, int]:
     """What a chat format puts between a question and its answer, and the token that it ends the answer with; ("", 0)
     where there is none that can be rendered."""
     if not template:

@@ -3,7 +3,6 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 import pandas as pd
@@ -53,9 +52,11 @@ def outcomes(result: dict[str, Any], answers: Mapping[str, dict], metrics: Seque
             **generated(sample["arguments"][0], answers),
         }
         for metric in [metric for metric in metrics if metric in names]:
-            if not isinstance(value := sample[names[metric]], Real):
-                raise InputError(f"metrics: {metric} is no number of each item, but {value!r}: name another one")
-            rows.append({**item, "metric": metric, "value": float(value)})
+            try:
+                rows.append({**item, "metric": metric, "value": float(value := sample[names[metric]])})
+            except TypeError:
+                said = f"metrics: {metric} is no number of each item, but {value!r}: name another one"
+                raise InputError(said) from None
     if unknown := set(metrics) - available:
         raise InputError(f"metrics: {sorted(unknown)} not among this task's: {sorted(available)}")
     return frame(rows).sort_values(["metric", "item"], ignore_index=True)
