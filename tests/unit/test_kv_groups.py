@@ -27,7 +27,7 @@ from pruning.core import artifacts, layer_files
 from pruning.core.errors import InputError
 from pruning.methods import allocation, compact, masks, refit, requirements, rounds, sensitivity, variants
 from pruning.methods.compact import Pruning
-from pruning.methods.compensation import Compensated, ridge
+from pruning.methods.compensation import ridge
 from pruning.models import families
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.loading import load
@@ -52,8 +52,8 @@ def test_a_dropped_ffn_is_measured_as_such():
     assert sensitivity.levels(N, 0)[-2:] == [3, 0] and sensitivity.levels(0, 0) == []
     dense, dropped, batches = tiny.qwen2(3), tiny.qwen2(3), batches_of()
 
-    def fit(layer, keep):
-        return Compensated(ffn.sites(dense)[layer].weight.numpy()[:, keep], None, {})
+    def fit(layer, order):
+        return lambda kept: ffn.sites(dense)[layer].weight.numpy()[:, order[:kept]]
 
     probe = sensitivity.Probe(dense, batches, [np.arange(N, dtype=float)] * 3, [45, 0, 45], fit)
     rows = list(sensitivity.layers(probe))

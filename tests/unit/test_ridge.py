@@ -46,12 +46,12 @@ def by_tokens(down, keep, a, penalty: float) -> np.ndarray:
 
 
 def changed(down, keep, moments, relative: float) -> np.ndarray:
-    own = ridge.sums(down, keep, moments, outputs=1.0)
+    own = ridge.sums(down, keep, moments)
     return least_squares.changed(own.inner, own.outer, relative)
 
 
 def summed(down, keep, a) -> least_squares.Sums:
-    return ridge.sums(down, keep, a.T @ a, np.linalg.norm(a @ down.T) ** 2)
+    return ridge.sums(down, keep, a.T @ a)
 
 
 def relative_error(down, keep, weight, a) -> float:
@@ -93,6 +93,33 @@ def test_a_removed_twin_is_recovered_exactly_as_the_penalty_goes_to_zero():
     expected = np.zeros_like(down, dtype=np.float64)
     expected[:, kept] = down[:, removed[0]]
     np.testing.assert_allclose(change, expected[:, keep], atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_nested_refits_are_each_the_penalised_least_squares_solution(scale):
+    """One λ for all of them: that of half of the columns."""
+    down, fit, held_out = weights(), scale * activations(60), scale * activations(30, seed=1)
+    order, both = np.random.default_rng(6).permutation(N), np.vstack([fit, held_out])
+    of_tokens = evidence(fit, held_out)
+    half = np.isin(np.arange(N), order[: N // 2])
+    relative = ridge.strength(down, order, of_tokens)
+    assert relative == ridge.compensate(down, half, of_tokens).record["lambda"] < math.inf
+    refitted = ridge.nested(down, order, of_tokens, relative)
+    for kept in (N, 9, 6, 1):
+        keep = np.isin(np.arange(N), order[:kept])
+        expected = by_tokens(down, keep, both, relative * (both**2).sum(0)[half].mean())
+        in_order = expected[:, np.argsort(np.argsort(order[:kept]))]
+        assert refitted(kept).dtype == np.float32
+        np.testing.assert_allclose(refitted(kept), in_order, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(refitted(N), down[:, order], atol=1e-5)
+
+
+def test_nested_refits_that_do_not_help_leave_the_weights_as_they_are():
+    down, order = weights(), np.arange(N)[::-1]
+    noise = [np.random.default_rng(seed).normal(size=(8, N)) for seed in (0, 1)]
+    relative = ridge.strength(down, order, evidence(*noise))
+    assert relative == math.inf
+    np.testing.assert_array_equal(ridge.nested(down, order, evidence(*noise), relative)(3), down[:, order[:3]])
 
 
 def test_errors_are_those_of_the_tokens():

@@ -161,8 +161,10 @@ def test_least_squares_by_hand(folder):
     assert seconds("score", method={"score": "obs"}) == pytest.approx(4 * 1.8 * 128**3)
     assert job(folder, "score", method={"score": "wanda"}).seconds is None
     assert seconds("refit", sparsity="50", method=ridge) == pytest.approx(4 * fit(64), rel=1e-6)
-    tried = sum(fit(8 * level) for level in range(16))
-    assert seconds("sensitivity", method=ridge | {"allocate": "sensitivity"}) == pytest.approx(4 * tried, rel=1e-6)
+    factor, widths = 128**3 / 3 + 64 * 128**2, sum(64 * (8 * level) ** 2 for level in range(16))
+    for allocate, factorised in (("sensitivity", 1), ("greedy", 16)):
+        expected = 4 * (fit(64) + factorised * factor + widths)
+        assert seconds("sensitivity", method=ridge | {"allocate": allocate}) == pytest.approx(expected, rel=1e-6)
     assert seconds("sensitivity", method={"allocate": "sensitivity"}) < 1
     iterations = 3 * 1.8 * 128**3 + fit(128 * 0.75) + fit(128 * 0.5)
     assert seconds("rounds", method=ridge) == pytest.approx(4 * iterations, rel=1e-6)

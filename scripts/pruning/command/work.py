@@ -24,6 +24,7 @@ from pruning.core.names import Variant
 from pruning.evaluation import generation, recovery
 from pruning.evaluation.kinds import perplexity
 from pruning.methods import allocation, compensation, least_squares
+from pruning.methods.compensation import ridge
 from pruning.models import families, rehearsal, structures
 from pruning.models.structures import STRUCTURES, ffn
 
@@ -240,7 +241,9 @@ class Job:
             case "refit":
                 a_layer = fitted((1 - self.sparsity) * inputs)
             case "sensitivity" if reconstructs:
-                a_layer = sum(fitted(inputs * level / allocation.LEVELS) for level in range(allocation.LEVELS))
+                widths = [inputs * level / allocation.LEVELS for level in range(allocation.LEVELS)]
+                factorised = allocation.LEVELS if allocation.search_of(self.method.allocate) == "greedy" else 1
+                a_layer = ridge.nested_operations(inputs, self.shape.hidden, widths, factorised)
             case "rounds":
                 own = next(iter(self.settings.values())).rounds
                 a_layer = (1 + len(own)) * ranked + sum(fitted((1 - each / 100) * inputs) for each in own)

@@ -15,7 +15,7 @@ In a layer the best-scored neurons stay: removed ones are columns of zeros in do
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache, lru_cache, partial
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -27,13 +27,14 @@ from pruning.calibration.prepare import Batch, Measurement, first_samples
 from pruning.core import artifacts, layer_files
 from pruning.methods import allocation, masks
 from pruning.methods.allocation import levels, ranking
-from pruning.methods.compensation import Compensated, ridge
+from pruning.methods.compensation import ridge
 from pruning.models import families, head, structures
 from pruning.models.checkpoint import Checkpoint
 
 States = list[Tensor | None]  # Hidden states [B, T, d] of every micro-batch, on the CPU; None: the embeddings
-Fit = Callable[[int, np.ndarray], Compensated]
-"""What is left of down_proj (or o_proj): of a layer's number and of keep [its columns]."""
+Fit = Callable[[int, np.ndarray], Callable[[int], np.ndarray]]
+"""Of a layer's number and its columns from best to worst: from how many stay to what is left of down_proj (or o_proj),
+float32 [d, so many]."""
 
 
 class Probe:
@@ -67,16 +68,16 @@ class Probe:
     @torch.inference_mode()
     def weight(self, layer: int, width: int) -> Tensor:
         """down_proj [d, n] of a layer that has so many neurons left; of groups, o_proj [d, channels]."""
-        site, units = self.sites[layer], len(self.scores[layer])
-        keep = np.zeros(units, dtype=bool)
-        keep[ranking(self.scores[layer])[:width]] = True
-        keep = keep.repeat(site.in_features // units)
-        columns = torch.from_numpy(keep).to(site.weight.device)
+        site, order = self.sites[layer], ranking(self.scores[layer])
+        each = site.in_features // len(order)
+        order = (order[:, None] * each + np.arange(each)).ravel()
+        kept = width * each
+        columns = torch.from_numpy(order[:kept]).to(site.weight.device)
         cut = torch.zeros_like(site.weight)
         if self.fit is None:
             cut[:, columns] = site.weight[:, columns]
         else:
-            cut[:, columns] = torch.from_numpy(self.fit(layer, keep).weight).to(cut)
+            cut[:, columns] = torch.from_numpy(self.fit(layer, order)(kept)).to(cut)
         return cut
 
     @torch.inference_mode()
@@ -177,12 +178,16 @@ def measure(job: Measurement) -> None:
     def fit_of(name: str) -> Fit | None:
         if (kind := layer_files.kind_of("second_moments", name)) not in job.evidence:
             return None
-        # The cut after a layer's is mostly one of the same layer.
-        of_layer = lru_cache(maxsize=1)(second_moments.read(job.evidence[kind], base.channels(name), name))
-        outputs = cache(lambda layer: ridge.outputs_of(base.matrix(layer, "down", name), of_layer(layer)))
+        of_layer = second_moments.read(job.evidence[kind], base.channels(name), name)
+        strengths, last = {}, {}
 
-        def fit(layer: int, keep: np.ndarray) -> Compensated:
-            return ridge.compensate(base.matrix(layer, "down", name), keep, of_layer(layer), outputs(layer))
+        def fit(layer: int, order: np.ndarray) -> Callable[[int], np.ndarray]:
+            if layer not in last:  # the cut after a layer's is mostly one of the same layer
+                last.clear()
+                own = base.matrix(layer, "down", name), order, of_layer(layer)
+                strengths[layer] = strengths.get(layer) or ridge.strength(*own)
+                last[layer] = ridge.nested(*own, strengths[layer])
+            return last[layer]
 
         return fit
 

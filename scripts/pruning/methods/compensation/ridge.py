@@ -8,6 +8,7 @@ Least squares on the dense model's activations a, shrunk towards the present wei
 so that nothing changes where nothing is removed (least_squares.py, with x = a_k and e = W_r a_r). All sums in float64.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pruning.methods.compensation import Compensated, too_few
-from pruning.methods.least_squares import Sums, fitted, squared_norm
+from pruning.methods.least_squares import Sums, fitted, operations, squared_norm
 
 REQUIRES = ("second_moments",)
 REFITS = ("ffn",)
@@ -31,28 +32,66 @@ def evidence(path: Path, widths: Sequence[int]) -> Callable[[int], dict[str, Any
     return second_moments.read(path, widths)
 
 
-def compensate(
-    down: np.ndarray, keep: np.ndarray, evidence: Mapping[str, Any], outputs: Mapping[str, float] | None = None
-) -> Compensated:
-    """Refitted on all tokens with the λ whose fit on the one part has the least error on the held-out part. outputs: of
-    each of PARTS, Σ ‖W a‖², which is the same for all that may be kept; None: it is computed."""
-    outputs = outputs or outputs_of(down, evidence)
-    change, record = fitted(*(sums(down, keep, evidence[part], outputs[part]) for part in PARTS))
+def compensate(down: np.ndarray, keep: np.ndarray, evidence: Mapping[str, Any]) -> Compensated:
+    """Refitted on all tokens with the λ whose fit on the one part has the least error on the held-out part."""
+    change, record = fitted(*(sums(down, keep, evidence[part]) for part in PARTS))
     record |= too_few(evidence["tokens_fit"], keep)
     return Compensated((down[:, keep] + change).astype(np.float32), None, record)
 
 
-def outputs_of(down: np.ndarray, evidence: Mapping[str, Any]) -> dict[str, float]:
-    """Σ ‖W a‖² of the tokens of each of PARTS."""
-    return {part: squared_norm(down.astype(np.float64), evidence[part]) for part in PARTS}
+def strength(down: np.ndarray, order: np.ndarray, evidence: Mapping[str, Any]) -> float:
+    """λ in units of S's mean diagonal, as `compensate` chooses it where the first half of the columns stays."""
+    return float(compensate(down, _first(order, len(order) / 2), evidence).record["lambda"])
 
 
-def sums(down: np.ndarray, keep: np.ndarray, moments: np.ndarray, outputs: float) -> Sums:
-    """Of the tokens of the moments S [n, n], whose outputs' squares have this sum."""
+def nested(
+    down: np.ndarray, order: np.ndarray, evidence: Mapping[str, Any], relative: float
+) -> Callable[[int], np.ndarray]:
+    """A function from k to down_proj refitted to its first k columns in this order, float32 [d, k], with one λ and so
+    from one factorisation: with S + λ I = L Lᵀ in that order,
+
+        W' = W (S + λ I)[:, :k] (S[:k, :k] + λ I)^-1 = (W L)[:, :k] L[:k, :k]^-1
+
+    relative: λ in units of the mean diagonal of the first half's S."""
+    from scipy.linalg import cholesky, solve_triangular  # slow, as in least_squares.py
+
+    in_order = down[:, order].astype(np.float64)
+    if relative == math.inf:
+        return lambda kept: down[:, order[:kept]]
+    moments = np.add(*(evidence[part] for part in PARTS), dtype=np.float64)
+    penalty = relative * moments.diagonal()[_first(order, len(order) / 2)].mean() + 1e-30
+    moments = moments[np.ix_(order, order)]
+    moments[np.diag_indices(len(order))] += penalty
+    lower = cholesky(moments, lower=True, overwrite_a=True)
+    product = in_order @ lower
+
+    def refitted(kept: int) -> np.ndarray:
+        solved = solve_triangular(lower[:kept, :kept], product[:, :kept].T, lower=True, trans="T")
+        return solved.T.astype(np.float32)
+
+    return refitted
+
+
+def _first(order: np.ndarray, kept: float) -> np.ndarray:
+    """Keep of the first so many columns in this order, rounded up, bool [n]."""
+    keep = np.zeros(len(order), dtype=bool)
+    keep[order[: math.ceil(kept)]] = True
+    return keep
+
+
+def nested_operations(inputs: int, outputs: int, widths: Sequence[float], factorised: int) -> float:
+    """Return about how many operations `strength` and `nested` take for a weight [outputs, inputs]: refitted to each of
+    these numbers of columns, and factorised so many times."""
+    factor = inputs**3 / 3 + outputs * inputs**2
+    return operations(inputs, outputs, inputs / 2) + factorised * factor + outputs * sum(kept**2 for kept in widths)
+
+
+def sums(down: np.ndarray, keep: np.ndarray, moments: np.ndarray) -> Sums:
+    """Of the tokens of the moments S [n, n]."""
     removed = down[:, ~keep].astype(np.float64)
     return Sums(
         inner=moments[np.ix_(keep, keep)].astype(np.float64),
         outer=removed @ moments[np.ix_(~keep, keep)],
         missing=squared_norm(removed, moments[np.ix_(~keep, ~keep)]),
-        whole=outputs,
+        whole=squared_norm(down.astype(np.float64), moments),
     )
