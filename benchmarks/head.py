@@ -1,5 +1,6 @@
 """A head's logits in pieces, in one run: copied as `pruning.models.head` does it, or as views; the losses and the
-divergences of one product of it, or of two; and the gradient of divergences made with them, or by autograd, again.
+divergences of one product of it, or of two; the gradient of divergences made with them, or by autograd, again; and
+divergences of a few tokens at once, or of more.
 
 python benchmarks/head.py                     Qwen2.5's vocabulary and Qwen2.5-Coder-1.5B's width, bfloat16
 """
@@ -59,6 +60,14 @@ def main(
         made = seconds(lambda: gradient(head.divergences(model, own[0], teacher, goals[0]), own))
         again = seconds(lambda: gradient(checkpoint(plain, model, own, goals, use_reentrant=False), own))
     print(f"a gradient of divergences {made:.2f} s, by autograd, computed again, {again / made:.2f} times as long")
+    logits = [head.logits_of(model, each[:1]) for each in (states, wanted)]
+    took = {}
+    for at_once in (head.IN_CACHE // vocabulary, 32, tokens):
+        head.IN_CACHE = at_once * vocabulary
+        took[at_once] = seconds(lambda: head._in_cache(head._divergence, *logits), 5)
+    first, *others = took
+    ratios = ", ".join(f"{each} {took[each] / took[first]:.2f} times as long" for each in others)
+    print(f"divergences of {tokens} tokens, {first} at once: {took[first]:.2f} s; {ratios}")
 
 
 if __name__ == "__main__":
