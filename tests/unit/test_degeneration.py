@@ -47,3 +47,4 @@ def test_answers_are_compared_without_commas_and_full_stop():
     assert extract_answer("so\n#### 1,234.\n#### 7", pattern) == "1234"
     assert extract_answer("#### -3.5", pattern) == "-3.5"
     assert extract_answer("no", pattern) is None
+    assert extract_answer("none", rf"{pattern}|none") is None  # a match without the answer

@@ -35,9 +35,9 @@ def own_part(text: str, until: Sequence[str]) -> str:
 
 
 def extract_answer(text: str, pattern: str) -> str | None:
-    """Group 1 of the pattern's first match, without commas and a final full stop; None if there is no match."""
+    """Group 1 of the pattern's first match, without commas and a final full stop; None if there is none."""
     match = re.search(pattern, text)
-    return match[1].replace(",", "").removesuffix(".").strip() if match else None
+    return match[1].replace(",", "").removesuffix(".").strip() if match and match[1] is not None else None
 
 
 def format_failure(text: str, pattern: str) -> bool:
