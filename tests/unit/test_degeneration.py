@@ -1,6 +1,6 @@
 import pytest
 
-from pruning.evaluation.degeneration import extract_answer, final_loop, format_failure, own_part, repetition
+from pruning.evaluation.degeneration import extract_answer, final_loop, own_part, repetition
 
 
 def test_repetition_by_hand():
@@ -38,7 +38,7 @@ def test_only_the_part_before_a_next_question_answers():
     text = " 5 apples.\nQuestion: more?\nAnswer: #### 7"
     own = own_part(text, ["Question:", "</s>"])
     assert own == " 5 apples.\n"
-    assert format_failure(own, r"#### (\d+)") and not format_failure(text, r"#### (\d+)")
+    assert extract_answer(own, r"#### (\d+)") is None and extract_answer(text, r"#### (\d+)") == "7"
     assert own_part(text, []) == own_part(text, ["absent"]) == text
 
 

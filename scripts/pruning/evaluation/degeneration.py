@@ -38,8 +38,3 @@ def extract_answer(text: str, pattern: str) -> str | None:
     """Group 1 of the pattern's first match, without commas and a final full stop; None if there is none."""
     match = re.search(pattern, text)
     return match[1].replace(",", "").removesuffix(".").strip() if match and match[1] is not None else None
-
-
-def format_failure(text: str, pattern: str) -> bool:
-    """Whether the text gives no answer in the form asked for: the regular expression is not found."""
-    return re.search(pattern, text) is None

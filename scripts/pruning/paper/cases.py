@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 
 from pruning.core import artifacts, cli, out_of_memory
 from pruning.core.errors import InputError
-from pruning.evaluation.degeneration import extract_answer, final_loop, format_failure, own_part, repetition
+from pruning.evaluation.degeneration import extract_answer, final_loop, own_part, repetition
 from pruning.methods.variants import Parts
 from pruning.models import packing
 from pruning.report.files import Files
@@ -44,7 +44,7 @@ def write(files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) ->
         asked = {"item": item, "prompt": prompt, "target": target, "target_answer": right}
         written = {"text": text, "tokens": len(tokens), "finish": finish}
         found = {"repetition": repetition(tokens), "final_loop": final_loop(tokens)}
-        found |= {"format_failure": format_failure(own, pattern), "answer": answer, "correct": answer == right}
+        found |= {"format_failure": answer is None, "answer": answer, "correct": answer == right}
         records.append({**asked, **written, **found})
         print(f"item {item}: {answer} for {right}, {len(tokens)} tokens")
     origin = {**settings, "model": parts.identity(), "data": artifacts.file_hash(data)}
