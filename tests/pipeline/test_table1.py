@@ -9,21 +9,15 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 import tiny
+from pruning.analysis import comparison
 from pruning.core import artifacts, chain
 from pruning.models.structures import ffn
 from workspace import Workspace, verified
 
-COLUMNS = [
-    *("model", "calib", "seed", "method", "sparsity", "achieved_sparsity", "params_removed", "task", "tuning"),
-    *("metric", "n", "windows", "clusters", "value", "ci_low", "ci_high", "reference", "delta", "delta_low"),
-    *("delta_high", "test", "discordant", "p_value", "p_holm", "design_effect", "p_cluster", "p_cluster_holm"),
-    *("published", "mean_tokens", "cut_off", "no_answer", "repetition"),
-]
-
 
 def test_the_table_has_a_row_a_cell_and_one_for_dense(finished: Workspace):
     table = pd.read_csv(finished.path / "results/table1.csv")
-    assert list(table.columns) == COLUMNS
+    assert list(table.columns) == comparison.COLUMNS
     assert list(table["method"]) == ["dense", "wanda", "wanda", "rku", "rku", "random", "random"]
     assert set(table.loc[table["method"] != "dense", "sparsity"]) == {0.3, 0.5}
     assert (table["n"] == 6).all()

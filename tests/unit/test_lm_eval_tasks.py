@@ -19,7 +19,7 @@ from pruning.data import adapters
 from pruning.data.datasets import adapt
 from pruning.evaluation import generation, harness, kinds, tasks
 from pruning.evaluation.kinds import lm_eval as of_lm_eval
-from pruning.evaluation.samples import outcomes, prediction
+from pruning.evaluation.samples import outcomes
 
 SPORES = "Which piece of safety equipment is used to keep mold spores from entering the respiratory system?"
 MASKS = ["safety goggles", "breathing mask", "rubber gloves", "lead apron"]
@@ -353,8 +353,3 @@ def test_a_metric_that_is_no_number_of_an_item_is_named(arc):
     pairs = {"samples": {name: [{**sample, "acc": (0, 1)} for sample in found]}}
     with pytest.raises(InputError, match=r"^metrics: acc is no number of each item, but \(0, 1\): name another one"):
         outcomes(pairs, arc.lab.cached().answers, ["acc"])
-
-
-def test_predictions_by_hand():
-    assert prediction({"filtered_resps": ["42", "43"]}) == "42"
-    assert prediction({"filtered_resps": [(-3.0, False), (-1.0, True), (-2.0, False)]}) == "1"

@@ -405,12 +405,6 @@ def test_items_that_share_templates_are_tested_by_template_as_well(study):
     assert text.count("over its own 14 comparisons") == 4  # 8 models of each text, but for the one
 
 
-def test_few_windows_are_said_to_be_few(study):
-    study.rewrite("wikitext2", lambda samples: samples[:39])
-    study.run()
-    assert "in 39 windows (fewer than 40 windows" in study.text
-
-
 def test_best_perplexity_is_the_lowest(printed, frame):
     cells = {label: markdown_row(printed["md"], label)[2] for label in ("`wanda` ", "`wanda_g", "`rku`", "`agf`")}
     values = {m: one(frame, m, 30, "wikitext2").value for m in METHODS}
