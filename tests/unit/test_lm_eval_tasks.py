@@ -63,6 +63,12 @@ def rendered(result: dict) -> tuple[list[list[tuple[str, str]]], list[str]]:
     return options, [str(sample["target"]) for sample in samples]
 
 
+def test_a_number_is_an_answer_where_there_are_no_options(lab):
+    records = [{"question": "What is 1 + 1?", "answer": 2, "template": 0}]
+    definition = lab.definition("gsm_symbolic", records, doc_to_target="answer")
+    assert harness.texts(definition) == [("Question: What is 1 + 1?\nAnswer:", " 2")]
+
+
 def test_every_adapter_has_a_golden_prompt_here():
     names = {path.stem for path in Path(adapters.__file__).parent.glob("*.py")} - {"__init__"}
     assert names == {"arc_olmo", "aqua_raw", "aqua_rationale"}
