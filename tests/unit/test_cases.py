@@ -70,7 +70,7 @@ def test_cases_of_a_model_that_answers(folder, monkeypatch):
     texts = ["#### 3", "so #### 2.\nQ: again #### 9", "hm\nQ: #### 1006"]
     tokenizer = tiny.tokenizer()
     monkeypatch.setattr(cases, "generate", lambda *_: [(tokenizer(text)["input_ids"], "stop") for text in texts])
-    third, first, second = run(folder)
+    third, first, second = run(folder, until=["", "Q:"])  # an empty one ends no text, as in lm-eval
     assert [third["item"], first["item"], second["item"]] == [2, 0, 1]
     assert first["prompt"] == "Q: 1+1\nA:" and first["text"] == texts[1]
     assert (third["answer"], third["target_answer"], third["correct"]) == ("3", "3", True)

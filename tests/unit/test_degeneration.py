@@ -1,6 +1,6 @@
 import pytest
 
-from pruning.evaluation.degeneration import extract_answer, final_loop, own_part, repetition
+from pruning.evaluation.degeneration import extract_answer, final_loop, repetition
 
 
 def test_repetition_by_hand():
@@ -32,14 +32,6 @@ def test_final_loop_is_the_longest_periodic_ending(text):
     assert (
         final_loop(text) * len(text) == pytest.approx(brute_force_loop(text)) and brute_force_loop(text) == LOOPS[text]
     )
-
-
-def test_only_the_part_before_a_next_question_answers():
-    text = " 5 apples.\nQuestion: more?\nAnswer: #### 7"
-    own = own_part(text, ["Question:", "</s>"])
-    assert own == " 5 apples.\n"
-    assert extract_answer(own, r"#### (\d+)") is None and extract_answer(text, r"#### (\d+)") == "7"
-    assert own_part(text, []) == own_part(text, ["absent"]) == text
 
 
 def test_answers_are_compared_without_commas_and_full_stop():
