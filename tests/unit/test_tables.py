@@ -296,6 +296,13 @@ def test_broken_and_other_samples_are_refused(study, task, change, fragments):
     assert not any(output.exists() for output in study.outputs.values())
 
 
+@pytest.mark.parametrize(("metric", "key"), [("acc", "metrics"), ("exact_match,strict-match", "kind")])
+def test_what_to_fix_of_a_column_after_a_recovery_is_its_tasks(metric, key):
+    halves = accuracy_samples([]).assign(value=0.5)
+    with pytest.raises(InputError, match=rf"^t@lora, c/rku/30/lora: .*fix tasks\.t\.{key}$"):
+        comparison.outcomes_of(halves, "c/rku/30/lora", "t@lora", metric, "accuracy")
+
+
 def test_a_model_that_stopped_early_is_compared_on_what_it_was_asked(study, frame):
     """Of the first 20 items `agf` at 50% has 8 right, the reference those 8 and two more."""
     study.settings["tasks"]["gsm8k"]["stop_early"] = EARLY
