@@ -5,7 +5,9 @@ Nothing is loaded from elsewhere.
 """
 
 import os
+import re
 import sys
+from pathlib import Path
 
 from docutils.nodes import SkipNode
 from math_core import LatexError, LatexToMathML
@@ -42,74 +44,23 @@ include_patterns = [
 exclude_patterns = [".venv", ".venv-docs", ".snakemake", "build", "results", "site", "tests"]  # not even walked through
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-PAGES = {  # the sidebar
-    "Start": ["docs/index"],
-    "Tutorials": ["docs/tutorials/first-model", "docs/smollm2"],
-    "How to": [
-        "docs/howto/install",
-        "docs/howto/model",
-        "docs/howto/data",
-        "docs/howto/effort",
-        "docs/howto/budget",
-        "docs/howto/alternatives",
-        "docs/howto/vocabulary",
-        "docs/howto/experts",
-        "docs/howto/recovery",
-        "docs/howto/transformers",
-        "docs/howto/vllm",
-        "docs/howto/llama-cpp",
-        "profiles/README",
-        "docs/memory",
-        "docs/howto/method",
-        "docs/howto/tables",
-        "docs/howto/read-results",
-        "docs/howto/resume",
-    ],
-    "Reference": [
-        "docs/reference/command-line",
-        "docs/reference/configuration",
-        "config/README",
-        "docs/reference-python",
-        "docs/artefacts",
-        "docs/reference/columns",
-        "docs/reference/results",
-        "docs/reference/families",
-    ],
-    "Explanation": [
-        "docs/methods",
-        "docs/explanation/reconstruction",
-        "docs/explanation/allocation",
-        "docs/explanation/paper-methods",
-        "docs/explanation/statistics",
-        "docs/explanation/vocabulary",
-        "docs/architecture",
-        "docs/tiny-reasoner",
-    ],
-    "Results": [
-        "docs/findings",
-        "docs/results/verdict",
-        "docs/results/qwen2_5-coder-1_5b",
-        "docs/results/qwen2_5-coder-0_5b",
-        "docs/results/smollm2-135m",
-        "docs/results/tiny-reasoner",
-        "benchmarks/README",
-        "docs/results/archive",
-    ],
-    "Project": [
-        "CONTRIBUTING",
-        "CHANGELOG",
-        "resources/paper/README",
-        "resources/tiny-reasoner/README",
-        "resources/tiny-mixture/README",
-    ],
-}
 FORMULAS = LatexToMathML()
+
+
+def sidebar(every):
+    """Heading -> pages, as docs/index.md lists them; below the last one, those that it leaves out."""
+    index = Path(__file__).with_name("index.md").read_text()
+    found = {"Start": ["docs/index"]}
+    for part in index.split("\n## ")[1:]:
+        links = re.findall(r"\]\(([^)#]+)\.(?:md|ipynb)\)", part)
+        found[part.partition("\n")[0]] = [os.path.normpath(f"docs/{link}") for link in links]
+    return {**found, "Project": sorted(every - {root_doc}.union(*found.values()))}
 
 
 def contents(app, name, source):
     """The first page gets the contents, which GitHub would show as they are."""
     if name == root_doc:
-        for caption, pages in PAGES.items():
+        for caption, pages in sidebar(app.env.found_docs).items():
             source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(pages) + "\n```\n"
 
 
@@ -130,7 +81,7 @@ def first_page(app, failure):
 
 
 def setup(app):
-    app.connect("env-get-outdated", lambda *_: [root_doc])  # which is read again, as PAGES may have changed
+    app.connect("env-get-outdated", lambda *_: [root_doc])  # which is read again, as the list of pages may have changed
     app.connect("source-read", contents)
     app.connect("build-finished", first_page)
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))

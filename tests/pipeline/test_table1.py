@@ -9,21 +9,15 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 import tiny
+from pruning.analysis import comparison
 from pruning.core import artifacts, chain
 from pruning.models.structures import ffn
 from workspace import Workspace, verified
 
-COLUMNS = [
-    *("model", "calib", "seed", "method", "sparsity", "achieved_sparsity", "params_removed", "task", "tuning"),
-    *("metric", "n", "windows", "clusters", "value", "ci_low", "ci_high", "reference", "delta", "delta_low"),
-    *("delta_high", "test", "discordant", "p_value", "p_holm", "design_effect", "p_cluster", "p_cluster_holm"),
-    *("published", "mean_tokens", "cut_off", "no_answer", "repetition"),
-]
-
 
 def test_the_table_has_a_row_a_cell_and_one_for_dense(finished: Workspace):
     table = pd.read_csv(finished.path / "results/table1.csv")
-    assert list(table.columns) == COLUMNS
+    assert list(table.columns) == comparison.COLUMNS
     assert list(table["method"]) == ["dense", "wanda", "wanda", "rku", "rku", "random", "random"]
     assert set(table.loc[table["method"] != "dense", "sparsity"]) == {0.3, 0.5}
     assert (table["n"] == 6).all()
@@ -41,23 +35,6 @@ def test_masks_of_a_model_on_disk_are_those_of_one_in_memory(finished: Workspace
     assert one.equals(other)
     log = (finished.path / "results/logs/on-disk/calibration/gsm_symbolic-s0/shards/0-of-2.log").read_text()
     assert "offloaded to the" in log
-
-
-def test_masks_are_nested_and_as_sparse_as_asked(finished: Workspace):
-    for method in ("wanda", "rku", "random"):
-        folder = finished.path / f"results/tiny-reasoner/masks/gsm_symbolic-s0/{method}"
-        light, heavy = (pd.read_parquet(folder / f"{sparsity}.parquet")["keep"] for sparsity in (30, 50))
-        assert not (heavy & ~light).any()
-        assert heavy.mean() == 0.5
-
-
-def test_uniform_compact_models_load_in_stock_transformers(finished: Workspace):
-    folder = finished.path / "results/tiny-reasoner/compact/gsm_symbolic-s0/wanda/50"
-    model = AutoModelForCausalLM.from_pretrained(folder / "model")
-    assert [layer.mlp.down_proj.in_features for layer in model.model.layers] == [24, 24]
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["parameters_kept"] == model.num_parameters()
-    assert manifest["parameters"] - manifest["parameters_kept"] == 2 * 24 * 3 * 32
 
 
 def test_every_artefact_tells_where_it_comes_from(finished: Workspace):
@@ -128,10 +105,3 @@ def test_an_exported_model_becomes_a_gguf_file(finished: Workspace):
     dense = "results/tiny-reasoner/export/dense/gguf/f16.gguf"
     assert list(finished.planned(dense)) == ["gguf"]
     shutil.rmtree(finished.path / "results/tiny-reasoner/export")
-
-
-def test_a_pruned_model_is_recovered(finished: Workspace):
-    target = "results/tiny-reasoner/recovered/gsm_symbolic-s0/rku/50/gsm_symbolic/adapter_model.safetensors"
-    finished.snakemake(target)
-    log = pd.read_csv((finished.path / target).parent / "training_log.csv")
-    assert list(log["step"]) == [1, 2, 3]

@@ -54,22 +54,14 @@ def greedy(model, ids: list[int], tokens: int, end: set[int]) -> list[int]:
     return found
 
 
-def test_a_batch_writes_what_each_prompt_gets_alone(folder):
+def test_a_batch_writes_what_each_prompt_gets_alone_to_its_end_token_without_a_repetition_penalty(folder):
     model, tokenizer = loading.load(folder / "model", "float32")
     prompts = ["Q: 1", "Q: a much longer question\nA:", "?"]
-    alone = [greedy(model, tokenizer(prompt)["input_ids"], 12, {0}) for prompt in prompts]
-    assert cases.generate(model, tokenizer, prompts, 12) == [(tokens, "length") for tokens in alone]
-    assert len(set(map(tuple, alone))) == 3
-
-
-def test_generation_ends_at_the_end_token_alone_and_knows_no_repetition_penalty(folder):
-    model, tokenizer = loading.load(folder / "model", "float32")
-    prompts = ["Q: 1", "Q: a much longer question\nA:"]
     whole = [greedy(model, tokenizer(prompt)["input_ids"], 12, set()) for prompt in prompts]
     ends = {next(token for token in whole[0][1:] if token not in whole[0][:1]), 256}
     model.generation_config.update(eos_token_id=sorted(ends), repetition_penalty=5.0)
     expected = [greedy(model, tokenizer(prompt)["input_ids"], 12, ends) for prompt in prompts]
-    assert 0 < len(expected[0]) < 12
+    assert 0 < len(expected[0]) < 12 == max(map(len, expected)) and len(set(map(tuple, expected))) == 3
     found = cases.generate(model, tokenizer, prompts, 12)
     assert found == [(tokens, "stop" if len(tokens) < 12 else "length") for tokens in expected]
 
@@ -78,7 +70,7 @@ def test_cases_of_a_model_that_answers(folder, monkeypatch):
     texts = ["#### 3", "so #### 2.\nQ: again #### 9", "hm\nQ: #### 1006"]
     tokenizer = tiny.tokenizer()
     monkeypatch.setattr(cases, "generate", lambda *_: [(tokenizer(text)["input_ids"], "stop") for text in texts])
-    third, first, second = run(folder)
+    third, first, second = run(folder, until=["", "Q:"])  # an empty one ends no text, as in lm-eval
     assert [third["item"], first["item"], second["item"]] == [2, 0, 1]
     assert first["prompt"] == "Q: 1+1\nA:" and first["text"] == texts[1]
     assert (third["answer"], third["target_answer"], third["correct"]) == ("3", "3", True)

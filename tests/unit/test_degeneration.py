@@ -1,6 +1,6 @@
 import pytest
 
-from pruning.evaluation.degeneration import extract_answer, final_loop, format_failure, own_part, repetition
+from pruning.evaluation.degeneration import extract_answer, final_loop, repetition
 
 
 def test_repetition_by_hand():
@@ -34,16 +34,9 @@ def test_final_loop_is_the_longest_periodic_ending(text):
     )
 
 
-def test_only_the_part_before_a_next_question_answers():
-    text = " 5 apples.\nQuestion: more?\nAnswer: #### 7"
-    own = own_part(text, ["Question:", "</s>"])
-    assert own == " 5 apples.\n"
-    assert format_failure(own, r"#### (\d+)") and not format_failure(text, r"#### (\d+)")
-    assert own_part(text, []) == own_part(text, ["absent"]) == text
-
-
 def test_answers_are_compared_without_commas_and_full_stop():
     pattern = r"#### (\-?[0-9\.\,]+)"
     assert extract_answer("so\n#### 1,234.\n#### 7", pattern) == "1234"
     assert extract_answer("#### -3.5", pattern) == "-3.5"
     assert extract_answer("no", pattern) is None
+    assert extract_answer("none", rf"{pattern}|none") is None  # a match without the answer

@@ -12,6 +12,12 @@ def test_case_punctuation_and_spacing_do_not_hide_a_copy():
     assert overlap(["Tom has\n12 APPLES"], ["tom has 12 apples!"], n=3) == (1, 1)
 
 
+def test_words_are_those_of_any_script():
+    assert words("Élan, naïve_x") == ["élan", "naïve", "x"]
+    assert overlap(["有三个苹果", "Три яблока"], ["有四个梨", "Две груши"], n=3) == (0, 0)
+    assert overlap(["Три яблока!"], ["три  яблока"], n=3) == (1, 1)
+
+
 def test_half_of_the_ngrams_is_an_overlap_and_less_is_none():
     source = ["a b c d e"]
     assert ngrams(["a", "b", "c"], 2) == {("a", "b"), ("b", "c")}

@@ -19,7 +19,7 @@ from pruning.data import adapters
 from pruning.data.datasets import adapt
 from pruning.evaluation import generation, harness, kinds, tasks
 from pruning.evaluation.kinds import lm_eval as of_lm_eval
-from pruning.evaluation.samples import outcomes, prediction
+from pruning.evaluation.samples import outcomes
 
 SPORES = "Which piece of safety equipment is used to keep mold spores from entering the respiratory system?"
 MASKS = ["safety goggles", "breathing mask", "rubber gloves", "lead apron"]
@@ -61,6 +61,12 @@ def rendered(result: dict) -> tuple[list[list[tuple[str, str]]], list[str]]:
     samples = samples_of(result)
     options = [[tuple(arguments) for arguments in sample["arguments"]] for sample in samples]
     return options, [str(sample["target"]) for sample in samples]
+
+
+def test_a_number_is_an_answer_where_there_are_no_options(lab):
+    records = [{"question": "What is 1 + 1?", "answer": 2, "template": 0}]
+    definition = lab.definition("gsm_symbolic", records, doc_to_target="answer")
+    assert harness.texts(definition) == [("Question: What is 1 + 1?\nAnswer:", " 2")]
 
 
 def test_every_adapter_has_a_golden_prompt_here():
@@ -353,8 +359,3 @@ def test_a_metric_that_is_no_number_of_an_item_is_named(arc):
     pairs = {"samples": {name: [{**sample, "acc": (0, 1)} for sample in found]}}
     with pytest.raises(InputError, match=r"^metrics: acc is no number of each item, but \(0, 1\): name another one"):
         outcomes(pairs, arc.lab.cached().answers, ["acc"])
-
-
-def test_predictions_by_hand():
-    assert prediction({"filtered_resps": ["42", "43"]}) == "42"
-    assert prediction({"filtered_resps": [(-3.0, False), (-1.0, True), (-2.0, False)]}) == "1"

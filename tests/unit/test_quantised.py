@@ -191,6 +191,9 @@ def test_llama_cpp_answers_as_the_harness_does(tmp_path, monkeypatch):
         assert origins[0]["llama_cpp"] and origins[0]["generation"] == origins[1]["generation"]
         with pytest.raises(InputError, match="generates answers and scores no options"):
             theirs.loglikelihood([Instance("loglikelihood", {}, ("a", "b"), 0)], disable_tqdm=True)
+        penalised = ("x", {"until": [], "max_gen_toks": 5, "repetition_penalty": 1.3})
+        with pytest.raises(InputError, match="`repetition_penalty: 1.3`: answers are greedy, and these settings are"):
+            theirs.generate_until([Instance("generate_until", {}, penalised, 0)], disable_tqdm=True)
         with pytest.raises(InputError, match="do not fit the model's context of 512"):
             theirs.greedy(opened.network, [[1] * 500], 20, lambda *_: False)
 

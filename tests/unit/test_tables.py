@@ -296,6 +296,13 @@ def test_broken_and_other_samples_are_refused(study, task, change, fragments):
     assert not any(output.exists() for output in study.outputs.values())
 
 
+@pytest.mark.parametrize(("metric", "key"), [("acc", "metrics"), ("exact_match,strict-match", "kind")])
+def test_what_to_fix_of_a_column_after_a_recovery_is_its_tasks(metric, key):
+    halves = accuracy_samples([]).assign(value=0.5)
+    with pytest.raises(InputError, match=rf"^t@lora, c/rku/30/lora: .*fix tasks\.t\.{key}$"):
+        comparison.outcomes_of(halves, "c/rku/30/lora", "t@lora", metric, "accuracy")
+
+
 def test_a_model_that_stopped_early_is_compared_on_what_it_was_asked(study, frame):
     """Of the first 20 items `agf` at 50% has 8 right, the reference those 8 and two more."""
     study.settings["tasks"]["gsm8k"]["stop_early"] = EARLY
@@ -403,12 +410,6 @@ def test_items_that_share_templates_are_tested_by_template_as_well(study):
     study.run()
     text = study.text
     assert text.count("over its own 14 comparisons") == 4  # 8 models of each text, but for the one
-
-
-def test_few_windows_are_said_to_be_few(study):
-    study.rewrite("wikitext2", lambda samples: samples[:39])
-    study.run()
-    assert "in 39 windows (fewer than 40 windows" in study.text
 
 
 def test_best_perplexity_is_the_lowest(printed, frame):

@@ -187,15 +187,15 @@ def outcomes_of(samples: pd.DataFrame, name: str, task: str, metric: str, kind: 
     was asked and answered, which is most of their bytes."""
     chosen = samples[samples["metric"] == metric].drop(columns=["prompt", "response"], errors="ignore")
     chosen = chosen.sort_values("item", kind="stable", ignore_index=True)
-    where = f"{task}, {name}"
+    where, entry = f"{task}, {name}", f"tasks.{Column.parse(task).task}"
     if chosen.empty:
         found = ", ".join(sorted(samples["metric"].unique())) or "none"
-        raise InputError(f"{where}: no samples of metric {metric!r}; found {found}: fix tasks.{task}.metrics")
+        raise InputError(f"{where}: no samples of metric {metric!r}; found {found}: fix {entry}.metrics")
     if kind == "accuracy":
         for row in chosen[~chosen["value"].isin([0, 1])].itertuples():
             raise InputError(
                 f"{where}: {metric} of item {row.item} is {row.value}, an accuracy's is 0 or 1; choose another metric "
-                f"or fix tasks.{task}.kind"
+                f"or fix {entry}.kind"
             )
     else:
         try:

@@ -68,7 +68,8 @@ def entries() -> tuple[Entry, ...]:
         section = own.get("section", section)
         made = (
             Column(key.rstrip("?"), *(given or common[key.rstrip("?")]), not re.search(r"[<?]", key))
-            for key, given in own["columns"].items()
+            for keys, given in own["columns"].items()
+            for key in keys.split(", ")
         )
         found.append(Entry(path, section, own["row"], own.get("about", ""), tuple(made)))
     return tuple(found)

@@ -28,18 +28,7 @@ def final_loop(tokens: Sequence[Hashable]) -> float:
     return longest / len(tokens) if tokens else 0.0
 
 
-def own_part(text: str, until: Sequence[str]) -> str:
-    """The text before the first of the strings `until`, as lm-eval cuts it: what follows (a next question, say) is
-    no answer to the prompt."""
-    return text[: min([len(text), *(text.find(string) for string in until if string in text)])]
-
-
 def extract_answer(text: str, pattern: str) -> str | None:
-    """Group 1 of the pattern's first match, without commas and a final full stop; None if there is no match."""
+    """Group 1 of the pattern's first match, without commas and a final full stop; None if there is none."""
     match = re.search(pattern, text)
-    return match[1].replace(",", "").removesuffix(".").strip() if match else None
-
-
-def format_failure(text: str, pattern: str) -> bool:
-    """Whether the text gives no answer in the form asked for: the regular expression is not found."""
-    return re.search(pattern, text) is None
+    return match[1].replace(",", "").removesuffix(".").strip() if match and match[1] is not None else None

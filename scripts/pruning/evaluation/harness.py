@@ -147,7 +147,8 @@ def _right(task: Task, doc: dict[str, Any]) -> str:
     """Return an item's right answer: of several the first, of options that which its number says."""
     target = task.doc_to_target(doc)
     first = target[0] if isinstance(target, list) else target
-    return task.doc_to_choice(doc)[first] if isinstance(first, int) else str(first)
+    numbered = isinstance(first, int) and task.config.doc_to_choice is not None
+    return task.doc_to_choice(doc)[first] if numbered else str(first)
 
 
 def _set(task: Task, num_fewshot: int | None, max_gen_toks: int | None) -> None:

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lm_eval.models.utils import postprocess_generated_text
 from transformers import GenerationConfig
 
 from pruning.core import artifacts, cli, out_of_memory
 from pruning.core.errors import InputError
-from pruning.evaluation.degeneration import extract_answer, final_loop, format_failure, own_part, repetition
+from pruning.evaluation.degeneration import extract_answer, final_loop, repetition
 from pruning.methods.variants import Parts
 from pruning.models import packing
 from pruning.report.files import Files
@@ -39,12 +40,12 @@ def write(files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) ->
     records = []
     for item, prompt, target, (tokens, finish) in zip(settings["items"], prompts, targets, generated, strict=True):
         text = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
-        own = own_part(text, settings.get("until", []))
+        own = postprocess_generated_text(text, settings.get("until"), None)
         answer, right = extract_answer(own, pattern), extract_answer(target, pattern) or target.strip()
         asked = {"item": item, "prompt": prompt, "target": target, "target_answer": right}
         written = {"text": text, "tokens": len(tokens), "finish": finish}
         found = {"repetition": repetition(tokens), "final_loop": final_loop(tokens)}
-        found |= {"format_failure": format_failure(own, pattern), "answer": answer, "correct": answer == right}
+        found |= {"format_failure": answer is None, "answer": answer, "correct": answer == right}
         records.append({**asked, **written, **found})
         print(f"item {item}: {answer} for {right}, {len(tokens)} tokens")
     origin = {**settings, "model": parts.identity(), "data": artifacts.file_hash(data)}

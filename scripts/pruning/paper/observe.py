@@ -36,6 +36,7 @@ class Observation(Pass):
         self.sums: list[dict[str, Tensor]] = [{} for _ in self.layers]  # [classes, n]
         self.tokens = torch.zeros(len(TOKEN_CLASSES), dtype=torch.float64)
         self.kept: list[dict] = []
+        """Of each token: sample, position, token id, activation (float32 [n])."""
 
     def begin(self, batch: Batch) -> None:
         classes = classes_of(batch.ids.cpu(), self.vocabulary).long()
@@ -94,11 +95,4 @@ def measure(job: Measurement) -> None:
     activations, classes = job.outputs
     origin = {**settings, "layer": layer}
     artifacts.write_parquet(classes, run.class_frame(), "token_classes", origin)
-    artifacts.write_parquet(activations, activation_table(run.kept), "activations", origin)
-
-
-def activation_table(kept: Sequence[Mapping]) -> pa.Table:
-    """Sampled activations, one row per token: sample, position, token id, activation (list of float32 [n])."""
-    numbers = [(name, pa.int64()) for name in ("sample", "position", "token")]
-    schema = pa.schema([*numbers, ("activation", pa.list_(pa.float32()))])
-    return pa.Table.from_pylist(list(kept), schema=schema)
+    artifacts.write_parquet(activations, pa.Table.from_pylist(run.kept), "activations", origin)

@@ -10,7 +10,7 @@ import pandas as pd
 from pruning.core import artifacts
 from pruning.report.files import Files
 
-WORD = re.compile(r"[a-z]+|\d")
+WORD = re.compile(r"[^\W\d_]+|\d")
 
 
 def write(_: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) -> None:
@@ -34,7 +34,7 @@ def write(_: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) -> Non
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words and single digits: case, punctuation and spacing do not hide a copy."""
+    """Lower-case words, of any script, and single digits: case, punctuation and spacing do not hide a copy."""
     return WORD.findall(text.lower())
 
 

@@ -12,7 +12,7 @@ from pruning.core.names import DENSE, Variant, sample_of
 def measures(settings: Mapping[str, Any], samples: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """Yield each task's metrics: what was measured of the exported model (`pruned`), and of the dense one, if it was.
 
-    settings: `variant`, `tasks`, and those of comparison.measure. samples: outcomes that are there, of any models."""
+    settings: `variant`, `tasks`, and those of comparison.measure. samples: the model's outcomes that are there."""
     paths = {sample_of(path.as_posix())[1:]: path for path in samples}
     sides = {"pruned": str(Variant(**settings["variant"])), "dense": str(DENSE)}
     for task, own in settings["tasks"].items():

@@ -31,6 +31,13 @@ class LlamaCppLM(hf.HuggingFaceLM):
     def _loglikelihood_tokens(self, requests: list, disable_tqdm: bool = False, override_bs: int | None = None) -> list:
         raise InputError("backend: llama_cpp generates answers and scores no options: leave it out of the task")
 
+    def _model_generate(
+        self, context: torch.Tensor, max_length: int, stop: list[str], attention_mask: torch.Tensor, **asked: Any
+    ) -> torch.Tensor:
+        """Raises InputError for settings of the model or the task that change greedy answers."""
+        check_greedy(self.model.generation_config, asked, ())
+        return super()._model_generate(context, max_length, stop, attention_mask, **asked)
+
     def greedy(
         self,
         model: torch.nn.Module,
@@ -39,9 +46,7 @@ class LlamaCppLM(hf.HuggingFaceLM):
         ended: Callable[[int, list[int]], bool],
         **_: Any,
     ) -> list[Generated]:
-        """As generation.greedy, without its end of answers caught in a loop. Raises InputError for settings of the
-        model that change greedy answers."""
-        check_greedy(model.generation_config, {}, ())
+        """As generation.greedy, without its end of answers caught in a loop."""
         found = []
         for row, prompt in enumerate(prompts):
             check_length(len(prompt), limit, self.file.n_ctx())
