@@ -139,7 +139,7 @@ def tests(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]
         text, _, method = of.partition("/")
         reference = {
             UNTUNED: "the same model before LoRA recovery",
-            UNCOMPENSATED: "the same method without ridge compensation",
+            UNCOMPENSATED: "the same method without reconstruction",
             WITH_DENSE: "the dense model",
         }.get(of, f"the reference method, `{of}`, at {same}")
         if of not in (UNTUNED, UNCOMPENSATED, WITH_DENSE, *settings["methods"]):
