@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import tiny
 from pruning.calibration.prepare import micro_batches, sampled_positions, shard_of
 from pruning.core.errors import InputError
-from pruning.data import text
+from pruning.data import datasets, text
 from pruning.data.text import own_answers, token_samples
 from pruning.models import tokenizers
 
@@ -28,6 +28,24 @@ def samples(documents=DOCUMENTS, **changes) -> list[tuple[str, str]]:
         ("".join(read.get(i) or TOKENIZER.decode([i]) for i in ids), "".join("A" if a else "-" for a in answer))
         for ids, answer in found
     ]
+
+
+AQUA = {"question": "q", "options": ["A)1", "B)2"], "correct": "B"}
+ARC = {"id": 1, "query": "Question: q\nAnswer:", "choices": ["a", "b"], "gold": 1}
+
+
+@pytest.mark.parametrize(
+    ("adapter", "record"),
+    [
+        *(("aqua_raw", AQUA | changes) for changes in ({"correct": "F"}, {"correct": ""}, {"options": None})),
+        ("aqua_rationale", AQUA | {"options": [""], "rationale": "r"}),
+        *(("arc_olmo", ARC | changes) for changes in ({"gold": 2}, {"gold": "1"}, {"query": None})),
+    ],
+)
+def test_a_record_that_an_adapter_cannot_read_is_named(adapter, record):
+    """Not even a letter that is no option's, of which Python's `index` makes the first option."""
+    with pytest.raises(InputError, match=rf"^x.jsonl: record 2: {adapter} cannot read a value of it \(\w+Error: "):
+        datasets.adapt([AQUA | ARC | {"rationale": "r"}, record], adapter, None, "x.jsonl")
 
 
 LONG = [("abcdefghij", "KLM")]

@@ -50,7 +50,8 @@ def read_jsonl(path: Path) -> list[Record]:
 
 
 def adapt(records: Sequence[Record], adapter: str | None, fields: Sequence[str] | None, origin: str) -> list[Record]:
-    """Records in the wanted fields, or in all. Raises InputError naming the record and the field it lacks."""
+    """Records in the wanted fields, or in all. Raises InputError naming the record and the field it lacks, or where the
+    adapter cannot read a value."""
     convert = importlib.import_module(f"pruning.data.adapters.{adapter}").adapt if adapter else dict
     adapted = []
     for number, record in enumerate(records, start=1):
@@ -60,6 +61,9 @@ def adapt(records: Sequence[Record], adapter: str | None, fields: Sequence[str] 
         except KeyError as error:
             have = ", ".join(record)
             raise InputError(f"{origin}: record {number} lacks the field {error} (it has: {have})") from None
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            said = f"{type(error).__name__}: {error}"
+            raise InputError(f"{origin}: record {number}: {adapter} cannot read a value of it ({said})") from None
     return adapted
 
 
