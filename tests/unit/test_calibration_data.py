@@ -2,7 +2,6 @@
 
 import pandas as pd
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -227,19 +226,3 @@ def test_sampled_positions_depend_on_the_seed_alone():
     assert positions(5) == positions(5)
     assert len({str(positions(5, seed)) for seed in range(10)}) > 5
     assert positions(5, size=1) == positions(5, size=2) == positions(5, size=3)
-
-
-@given(st.integers(1, 5))
-def test_shards_together_keep_the_sampled_positions_of_the_whole(shards):
-    """A shard is given the positions of the whole set and meets only those of its own samples."""
-    cut = micro_batches(SEQUENCES * 3, 2, pad=0, token_mask="all")
-    keep = sampled_positions(cut, 12, seed=0)
-    met = [
-        (sample, position)
-        for shard in range(shards)
-        for batch in shard_of(cut, shard, shards)
-        for sample in batch.samples.tolist()
-        for position in keep.get(sample, ())
-    ]
-    assert met == [(s, t) for s in sorted(keep) for t in keep[s]]
-    assert torch.cat([b.samples for b in cut]).tolist() == list(range(9))

@@ -44,25 +44,13 @@ def loaded(directory: Path):
     return load(directory, "float64", "cpu")[0]
 
 
-def silent(base: Path, keeps, instead=None):
-    """The dense model with the removed neurons' activations at zero, or at the values of `instead` [layers, n]."""
-    model = dense(base)
-    for number, layer in enumerate(model.model.layers):
-        constant = torch.tensor(np.zeros(48) if instead is None else instead[number])
-        off = torch.tensor(~keeps["ffn"][number])
-        layer.mlp.down_proj.register_forward_pre_hook(
-            lambda _, args, off=off, constant=constant: (torch.where(off, constant, args[0]),)
-        )
-    return model
-
-
 @torch.inference_mode()
 def logits(model) -> torch.Tensor:
     return model(TEXT).logits.double()
 
 
 def expected_logits(base: Path, keeps, instead=None) -> torch.Tensor:
-    return logits(silent(base, keeps, instead))
+    return logits(tiny.silenced(dense(base), keeps, instead))
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor):
@@ -189,7 +177,7 @@ def test_flap_bias_is_the_removed_neurons_at_their_means(tmp_path, case):
     slot = "mlp_bias" if model.config.model_type == "llama" else "ffn_down_bias"
     assert config[slot] is True and ("ffn_down_bias" in config) == (slot == "ffn_down_bias")
     greedy = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
-    wanted = silent(base, keeps, activation_means(base)).generate(TEXT, **greedy)
+    wanted = tiny.silenced(dense(base), keeps, activation_means(base)).generate(TEXT, **greedy)
     assert wanted.tolist() == found.generate(TEXT, **greedy).tolist()
     if shards == "1KB":
         assert_whole_index(output)
