@@ -95,6 +95,17 @@ def test_a_sharded_base_stays_sharded(tmp_path):
     assert_whole_index(output)
 
 
+def test_one_shard_that_an_index_names_is_found_again(tmp_path):
+    """As Qwen3-1.7B's, whose second shard is a copy of the embedding alone and is taken out."""
+    base, index = tiny.save(tiny.qwen2(), tmp_path / "base"), "model.safetensors.index.json"
+    shard = (base / "model.safetensors").rename(base / "model-00001-of-00002.safetensors")
+    (base / index).write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(load_file(shard), shard.name)}))
+    output = write(base, tmp_path / "out", UNIFORM)
+    assert_whole_index(output)
+    for model in (loaded(output), dense(output)):
+        assert_close(logits(model), expected_logits(base, UNIFORM))
+
+
 def test_tokenizer_and_chat_template_are_copied_and_old_weights_and_papers_are_not(tmp_path):
     """Of a local folder as well."""
     model, base = tiny.save(tiny.qwen2(), tmp_path / "model"), tmp_path / "base"
