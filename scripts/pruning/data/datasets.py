@@ -10,6 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pyarrow as pa
+
 from pruning.core.errors import InputError
 
 Record = dict[str, Any]
@@ -65,6 +68,18 @@ def adapt(records: Sequence[Record], adapter: str | None, fields: Sequence[str] 
             said = f"{type(error).__name__}: {error}"
             raise InputError(f"{origin}: record {number}: {adapter} cannot read a value of it ({said})") from None
     return adapted
+
+
+def table(records: Sequence[Record], origin: str) -> pd.DataFrame:
+    """Records as a table. Raises InputError naming a field with values of kinds that no column of parquet holds."""
+    found = pd.DataFrame(records)
+    for field, values in found.items():
+        try:
+            pa.array(values, from_pandas=True)
+        except (pa.ArrowException, OverflowError) as error:
+            said = f"{error}; give values of one kind in all records"
+            raise InputError(f"{origin}: field {field!r}: {said}") from None
+    return found
 
 
 def from_hub(
