@@ -16,7 +16,7 @@ import typer
 from common import seconds
 
 from pruning.calibration import gradients
-from pruning.calibration.prepare import Batch, micro_batches
+from pruning.calibration.prepare import Batch, as_batches
 from pruning.models import head, loading
 
 
@@ -59,8 +59,7 @@ def main(
     torch.set_num_threads(threads)
     network, _ = loading.load(model, "float32", "cpu")
     torch.manual_seed(0)
-    rows = torch.randint(0, network.config.vocab_size, (batch * batches, length)).tolist()
-    data = micro_batches([(row, [True] * length) for row in rows], batch, pad=0, token_mask="all")
+    data = as_batches(torch.randint(0, network.config.vocab_size, (batch * batches, length)).split(batch))
     pairs = [[seconds(lambda run=run: run(network, data)) for run in (bare, measured)] for _ in range(repeats + 1)]
     least, whole = zip(*pairs[1:], strict=True)  # the first pair warms up
     ratios = sorted(c / b for b, c in pairs[1:])

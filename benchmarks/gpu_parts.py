@@ -30,7 +30,7 @@ from torch.utils.benchmark import timer
 from transformers import PreTrainedTokenizerFast
 
 from pruning.analysis import shapes, timing
-from pruning.calibration.prepare import Batch, micro_batches
+from pruning.calibration.prepare import Batch, as_batches
 from pruning.command import cards, config_file, work
 from pruning.core import names
 from pruning.evaluation import generation, recovery
@@ -94,8 +94,7 @@ class Machine:
 
     def batches(self, samples: int, length: int) -> list[Batch]:
         """Return micro-batches of one sample of random tokens."""
-        sequences = [(own, [True] * length) for own in self.ids(samples, length).tolist()]
-        return micro_batches(sequences, 1, pad=0, token_mask="all")
+        return as_batches(self.ids(samples, length).split(1))
 
     def moved(self, batch: Batch) -> Batch:
         """Return it on the device, as a pass of the project's own has it."""

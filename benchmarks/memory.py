@@ -74,8 +74,7 @@ def job(stage: str, network: torch.nn.Module, own: dict[str, Any], rows: int, le
         return lambda: tuned(network, ids, own)
     if kind == "refit":
         ids = ids.repeat(5, 1)  # a fifth of the samples is held out
-    sequences = [(row, [True] * length) for row in ids.tolist()]
-    batches = prepare.micro_batches(sequences, rows, pad=0, token_mask="all")
+    batches = prepare.as_batches(ids.split(rows))
     if kind == "calibration":
         return lambda: measured(network, batches, own["objectives"])
     if kind == "second_moments":
@@ -107,8 +106,7 @@ def one(directory: Path, stage: str, rows: int, length: int, threads: int, dtype
     whole = any(directory.glob("*.safetensors"))
     network = loading.load(directory, dtype, "cpu")[0] if whole else random_weights(directory, dtype)
     own = settings_of(rows, length)[stage]
-    tiny = prepare.micro_batches([([1] * 16, [True] * 16)], 1, pad=0, token_mask="all")
-    measured(network, tiny)  # what libraries keep from their first use on
+    measured(network, prepare.as_batches(torch.ones(1, 16, dtype=torch.long)))  # what libraries keep from then on
     run = job(stage, network, own, rows, length)
     took, held = taken(run)
     print(json.dumps({"gb": held, "seconds": took}))

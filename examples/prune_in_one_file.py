@@ -214,6 +214,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--windows", type=int, default=40, help="test windows, at most")
     parser.add_argument("--out", type=Path, help="folder for the smaller models and mask.pt of each")
     told = parser.parse_args(arguments)
+    if not 0 <= told.sparsity < 100:
+        parser.error(f"--sparsity: {told.sparsity} is not from 0 to 99")
 
     model, tokenizer = load(told.model)
     documents = tokens_of(read(told.data), tokenizer)

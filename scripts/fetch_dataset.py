@@ -6,8 +6,6 @@ from pruning.core import cli
 
 
 def fetch_dataset(settings: cli.Settings, split: str, output: Path) -> None:
-    import pandas as pd
-
     from pruning.core import artifacts, chain, hub
     from pruning.data import datasets
 
@@ -24,7 +22,7 @@ def fetch_dataset(settings: cli.Settings, split: str, output: Path) -> None:
         with hub.fetching(output):
             records = datasets.from_hub(*wanted)
     records = datasets.adapt(records, settings["adapter"], settings["fields"], origin)
-    artifacts.write_parquet(output, pd.DataFrame(records), "dataset", settings)
+    artifacts.write_parquet(output, datasets.table(records, origin), "dataset", settings)
     print(f"{len(records)} records from {origin}")
 
 

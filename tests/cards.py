@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -101,5 +102,6 @@ def two_cards() -> Iterator[None]:
         return made(*arguments, **keywords).to(device)  # itself it asks no mode
 
     made = torch.tensor
+    _device_constructors()  # which torch keeps from the first call on, `torch.tensor` among them
     with torch.autograd.set_multithreading_enabled(False), _Cards(), patch("torch.tensor", tensor):
         yield

@@ -292,12 +292,14 @@ def watched(modules) -> Iterator[list[list[tuple[torch.Tensor, torch.Tensor]]]]:
         yield found
 
 
-def silenced(model, keeps: Mapping[str, Sequence[np.ndarray]]):
-    """The dense model in which removed units put out 0, by hooks on what their sites get."""
+def silenced(model, keeps: Mapping[str, Sequence[np.ndarray]], instead: Sequence[np.ndarray] | None = None):
+    """The dense model in which removed units put out 0, or the values of `instead` [layers, channels], by hooks on what
+    their sites get."""
     for name, own in keeps.items():
-        for site, keep in zip(STRUCTURES[name].sites(model), own, strict=True):
+        for layer, (site, keep) in enumerate(zip(STRUCTURES[name].sites(model), own, strict=True)):
             on = torch.tensor(np.repeat(keep, site.in_features // max(len(keep), 1)))
-            site.register_forward_pre_hook(lambda _, args, on=on: (args[0] * on,))
+            other = 0 if instead is None else torch.tensor(instead[layer]) * ~on
+            site.register_forward_pre_hook(lambda _, args, on=on, other=other: (args[0] * on + other,))
     return model
 
 

@@ -114,6 +114,14 @@ def test_one_file_with_all_of_it_makes_the_same_masks(made, in_memory, tmp_path,
         assert int(parameters.replace(",", "")) == manifest["parameters_kept"]
 
 
+@pytest.mark.parametrize("sparsity", ["100", "150", "-50"])
+def test_one_file_refuses_a_sparsity_that_is_none(capsys, sparsity):
+    """At 150 per cent it kept half of the neurons."""
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / "examples/prune_in_one_file.py"))["main"](["no/model", "--sparsity", sparsity])
+    assert f"--sparsity: {sparsity} is not from 0 to 99" in capsys.readouterr().err
+
+
 LOUD = '''"""Louder neurons matter more."""
 
 import numpy as np

@@ -136,12 +136,15 @@ def test_less_is_lost_with_reconstructed_weights(model, statistics):
 
 
 PADDED = {"input_ids": IDS[0], "attention_mask": torch.arange(12).expand(4, 12) > 2}
+SHORT = {"input_ids": IDS[0], "labels": IDS[0][:1]}
 REFUSED = {
     "needs: unknown 'gradients'; known: output_gradients, ": lambda m, s: calibrate(m, IDS, needs=["gradients"]),
     "objectives: unknown 'loss'; known: ce, energy": lambda m, s: calibrate(m, IDS, ["loss"]),
     "batches: there is none": lambda m, s: calibrate(m, []),
     "batch 0: give token ids as a tensor, int64": lambda m, s: calibrate(m, ["hello"]),
     "batch 1: give token ids as a tensor": lambda m, s: calibrate(m, [IDS[0], {"attention_mask": IDS[0]}]),
+    "batch 0: labels and input_ids have different shapes, (1, 12) and (4, 12)": lambda m, s: calibrate(m, [SHORT]),
+    "batch 0: token ids are whole numbers, not float32": lambda m, s: calibrate(m, [IDS[0].float()]),
     "normalise: unknown 'mean'; known: ": lambda m, s: score("rku", s, m, normalise="mean"),
     "sparsity: 0.3 is not": lambda m, s: allocate(score("rku", s, m), "0.3"),
     "mask: lacks the columns unit": lambda m, s: compact(m, cut(m, s).drop(columns="unit")),

@@ -213,8 +213,6 @@ def test_what_is_no_gguf_is_said_so(file: Path, tmp_path: Path):
 
 
 BAD_SOURCES = {
-    "version without a package": ({"version": "1"}, "`version` is the version of `package`"),
-    "parts that all have one name": ({"parts": 2}, "`parts` needs {part} in `path` or `package`"),
     "another name in braces": ({"parts": 2, "path": "{part}{n}"}, "no other name in braces"),
     "a broken format": ({"parts": 2, "path": "{part:q}"}, "Unknown format code 'q'"),
     "a short checksum": ({"sha256": "abc"}, "sha256"),

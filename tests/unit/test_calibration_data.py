@@ -1,15 +1,17 @@
 """Calibration text as tokens: packing by hand, masks by hand, and shards that never change what is measured."""
 
+import json
+
+import fetch_dataset
 import pandas as pd
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
 from pruning.calibration.prepare import micro_batches, sampled_positions, shard_of
 from pruning.core.errors import InputError
-from pruning.data import text
+from pruning.data import datasets, text
 from pruning.data.text import own_answers, token_samples
 from pruning.models import tokenizers
 
@@ -28,6 +30,34 @@ def samples(documents=DOCUMENTS, **changes) -> list[tuple[str, str]]:
         ("".join(read.get(i) or TOKENIZER.decode([i]) for i in ids), "".join("A" if a else "-" for a in answer))
         for ids, answer in found
     ]
+
+
+AQUA = {"question": "q", "options": ["A)1", "B)2"], "correct": "B"}
+ARC = {"id": 1, "query": "Question: q\nAnswer:", "choices": ["a", "b"], "gold": 1}
+
+
+@pytest.mark.parametrize(
+    ("adapter", "record"),
+    [
+        *(("aqua_raw", AQUA | changes) for changes in ({"correct": "F"}, {"correct": ""}, {"options": None})),
+        ("aqua_rationale", AQUA | {"options": [""], "rationale": "r"}),
+        *(("arc_olmo", ARC | changes) for changes in ({"gold": 2}, {"gold": "1"}, {"query": None})),
+    ],
+)
+def test_a_record_that_an_adapter_cannot_read_is_named(adapter, record):
+    """Not even a letter that is no option's, of which Python's `index` makes the first option."""
+    with pytest.raises(InputError, match=rf"^x.jsonl: record 2: {adapter} cannot read a value of it \(\w+Error: "):
+        datasets.adapt([AQUA | ARC | {"rationale": "r"}, record], adapter, None, "x.jsonl")
+
+
+@pytest.mark.parametrize("values", [(1, "c"), ([1], "c"), (True, 3), (2**70, 3)])
+def test_values_that_no_column_holds_together_are_named(tmp_path, values):
+    file = tmp_path / "x.jsonl"
+    file.write_text("".join(json.dumps({"answer": value}) + "\n" for value in values))
+    settings = {"kind": "local", "path": str(file), "adapter": None, "fields": ["answer"]}
+    with pytest.raises(InputError, match=r"x.jsonl: field 'answer': .*; give values of one kind in all records$"):
+        fetch_dataset.fetch_dataset(settings, "train", tmp_path / "x.parquet")
+    assert not (tmp_path / "x.parquet").exists()
 
 
 LONG = [("abcdefghij", "KLM")]
@@ -209,19 +239,3 @@ def test_sampled_positions_depend_on_the_seed_alone():
     assert positions(5) == positions(5)
     assert len({str(positions(5, seed)) for seed in range(10)}) > 5
     assert positions(5, size=1) == positions(5, size=2) == positions(5, size=3)
-
-
-@given(st.integers(1, 5))
-def test_shards_together_keep_the_sampled_positions_of_the_whole(shards):
-    """A shard is given the positions of the whole set and meets only those of its own samples."""
-    cut = micro_batches(SEQUENCES * 3, 2, pad=0, token_mask="all")
-    keep = sampled_positions(cut, 12, seed=0)
-    met = [
-        (sample, position)
-        for shard in range(shards)
-        for batch in shard_of(cut, shard, shards)
-        for sample in batch.samples.tolist()
-        for position in keep.get(sample, ())
-    ]
-    assert met == [(s, t) for s in sorted(keep) for t in keep[s]]
-    assert torch.cat([b.samples for b in cut]).tolist() == list(range(9))

@@ -44,25 +44,13 @@ def loaded(directory: Path):
     return load(directory, "float64", "cpu")[0]
 
 
-def silent(base: Path, keeps, instead=None):
-    """The dense model with the removed neurons' activations at zero, or at the values of `instead` [layers, n]."""
-    model = dense(base)
-    for number, layer in enumerate(model.model.layers):
-        constant = torch.tensor(np.zeros(48) if instead is None else instead[number])
-        off = torch.tensor(~keeps["ffn"][number])
-        layer.mlp.down_proj.register_forward_pre_hook(
-            lambda _, args, off=off, constant=constant: (torch.where(off, constant, args[0]),)
-        )
-    return model
-
-
 @torch.inference_mode()
 def logits(model) -> torch.Tensor:
     return model(TEXT).logits.double()
 
 
 def expected_logits(base: Path, keeps, instead=None) -> torch.Tensor:
-    return logits(silent(base, keeps, instead))
+    return logits(tiny.silenced(dense(base), keeps, instead))
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor):
@@ -105,6 +93,17 @@ def test_a_sharded_base_stays_sharded(tmp_path):
     padded = write(base, tmp_path / "padded", UNEVEN, export="pad")
     assert_close(logits(dense(padded)), expected_logits(base, UNEVEN))
     assert_whole_index(output)
+
+
+def test_one_shard_that_an_index_names_is_found_again(tmp_path):
+    """As Qwen3-1.7B's, whose second shard is a copy of the embedding alone and is taken out."""
+    base, index = tiny.save(tiny.qwen2(), tmp_path / "base"), "model.safetensors.index.json"
+    shard = (base / "model.safetensors").rename(base / "model-00001-of-00002.safetensors")
+    (base / index).write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(load_file(shard), shard.name)}))
+    output = write(base, tmp_path / "out", UNIFORM)
+    assert_whole_index(output)
+    for model in (loaded(output), dense(output)):
+        assert_close(logits(model), expected_logits(base, UNIFORM))
 
 
 def test_tokenizer_and_chat_template_are_copied_and_old_weights_and_papers_are_not(tmp_path):
@@ -189,7 +188,7 @@ def test_flap_bias_is_the_removed_neurons_at_their_means(tmp_path, case):
     slot = "mlp_bias" if model.config.model_type == "llama" else "ffn_down_bias"
     assert config[slot] is True and ("ffn_down_bias" in config) == (slot == "ffn_down_bias")
     greedy = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
-    wanted = silent(base, keeps, activation_means(base)).generate(TEXT, **greedy)
+    wanted = tiny.silenced(dense(base), keeps, activation_means(base)).generate(TEXT, **greedy)
     assert wanted.tolist() == found.generate(TEXT, **greedy).tolist()
     if shards == "1KB":
         assert_whole_index(output)

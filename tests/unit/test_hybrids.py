@@ -8,7 +8,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import tiny
 from pruning.calibration import gradients
-from pruning.calibration.prepare import micro_batches
+from pruning.calibration.prepare import as_batches, micro_batches
 from pruning.command import efforts
 from pruning.core.errors import InputError
 from pruning.evaluation import generation, likelihood
@@ -63,8 +63,7 @@ def test_padding_on_the_right_changes_no_statistic(family):
 def test_a_layer_is_refitted_by_its_own_output(family):
     """Which removes nothing but what cannot be kept: with half of the neurons a layer's output is nearer with it."""
     model = tiny.of_family(family)
-    sequences = [([(7 * i + 3 * t) % 250 for t in range(40)], [True] * 40) for i in range(10)]
-    batches = micro_batches(sequences, 5, pad=0, token_mask="all")
+    batches = as_batches(torch.tensor([[(7 * i + 3 * t) % 250 for t in range(40)] for i in range(10)]).split(5))
     for _, record in refit.refit(model, batches, tiny.keeps(24, 24), "sequential"):
         assert record["down"]["held_out_error"] < record["down"]["held_out_error_uncompensated"]
     with pytest.raises(InputError, match=f"{family}' has layers without attention, .* use `compensate: ridge_sequ"):

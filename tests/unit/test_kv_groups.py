@@ -19,7 +19,7 @@ from test_structures import CUTS, DROPPED, close
 import tiny
 from pruning.analysis import shapes, timing
 from pruning.calibration.gradients import Calibration
-from pruning.calibration.prepare import micro_batches
+from pruning.calibration.prepare import as_batches
 from pruning.calibration.second_moments import token_counts
 from pruning.config.default import DEFAULT
 from pruning.config.methods import Method
@@ -41,8 +41,8 @@ GROUP = (16 + 8 + 8) * (32 + 1) + 16 * 32
 
 
 def batches_of(samples=10):
-    sequences = [(np.random.default_rng(n).integers(1, 257, 24).tolist(), [True] * 24) for n in range(samples)]
-    return micro_batches(sequences, 2, pad=0, token_mask="all")
+    ids = torch.tensor(np.array([np.random.default_rng(n).integers(1, 257, 24) for n in range(samples)]))
+    return as_batches(ids.split(2))
 
 
 # Measured

@@ -3,10 +3,12 @@
 import weakref
 from pathlib import Path
 
+import cards
 import pytest
 import torch
 from test_config import edited, refusal
 from torch import nn
+from torch.utils._device import _device_constructors
 
 import tiny
 from pruning.calibration import gradients, output_gradients, prepare, second_moments
@@ -109,6 +111,15 @@ def test_memory_asked_for_is_that_of_one_layer(folder, monkeypatch):
     rehearsal.must_fit(folder, "float32", gradients.STAGE, {**settings, "offload": True})
     with pytest.raises(InputError, match="GB of memory are free"):
         rehearsal.must_fit(folder, "float32", gradients.STAGE, settings)
+
+
+def test_models_load_after_tests_on_two_gpus_as_before():
+    """Else with rotary frequencies that nobody wrote: torch keeps which functions `torch.device` is for."""
+    _device_constructors.cache_clear()
+    with cards.two_cards(), torch.device("meta"):
+        torch.empty(1)
+    with torch.device("meta"):
+        assert torch.tensor(1.0).is_meta
 
 
 def test_every_part_has_one_place(folder):

@@ -248,11 +248,9 @@ def test_the_code_of_other_models_says_nothing_of_dropped_attention():
 # Variants: what is made of a mask, as other stages see it
 
 
-def variant(folder, cut="uneven", compensate="none", evidence=None) -> variants.Parts:
+def variant(folder, cut="uneven") -> variants.Parts:
     base = tiny.fetched(folder / "base", tiny.qwen2(len(CUTS[cut]["ffn"])))
-    return variants.Parts(
-        base, base / "manifest.json", tiny.write_mask(folder / "mask.parquet", CUTS[cut]), compensate, evidence
-    )
+    return variants.Parts(base, base / "manifest.json", tiny.write_mask(folder / "mask.parquet", CUTS[cut]))
 
 
 @pytest.mark.parametrize("cut", CUTS)

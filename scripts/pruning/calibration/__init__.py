@@ -1,1 +1,1 @@
-"""Measuring a model on calibration text: one pass for all statistics, and two passes of other kinds."""
+"""Measuring a model on calibration text: one pass for all statistics, and passes of other kinds."""

@@ -166,6 +166,13 @@ def as_batches(given: Iterable[Batch | torch.Tensor | Mapping[str, torch.Tensor]
             own = {name: own[name] for name in ("input_ids", "attention_mask", "labels") if name in own}
             if "input_ids" not in own or not all(isinstance(of, torch.Tensor) and of.dim() == 2 for of in own.values()):
                 raise InputError(f"batch {len(found)}: give token ids as a tensor, int64 [samples, tokens]")
+            ids = own["input_ids"]
+            if ids.is_floating_point():
+                raise InputError(f"batch {len(found)}: token ids are whole numbers, not {str(ids.dtype)[6:]}")
+            for name, of in own.items():
+                if of.shape != ids.shape:
+                    shapes = f"{tuple(of.shape)} and {tuple(ids.shape)}"
+                    raise InputError(f"batch {len(found)}: {name} and input_ids have different shapes, {shapes}")
             own = {name: of.cpu().long() for name, of in own.items()}
             ids = own["input_ids"]
             counted = own.get("attention_mask", torch.ones_like(ids)).bool()

@@ -24,13 +24,13 @@ def step(rng: Random) -> Step:
     return f"{a}{space}{operator}{space}{b} =", str(result)
 
 
-def questions(split: str, seed: int, worked: int = 3) -> Iterator[Step]:
-    """Endless distinct questions of a split, each after some worked lines that say what to do, with answers.
+def questions(split: str, seed: int) -> Iterator[Step]:
+    """Endless distinct questions of a split, each after three worked lines that say what to do, with answers.
 
     A question belongs to one split for ever, by hashing it: 80% train, 10% validation, 10% test."""
     rng, seen = Random(f"{split} {seed}"), set()
     while True:
-        lines = [step(rng) for _ in range(worked)]
+        lines = [step(rng) for _ in range(3)]
         question, answer = step(rng)
         digest = hashlib.sha256(question.replace(" ", "").encode()).digest()[0] % 10
         if question not in seen and {0: "test", 1: "validation"}.get(digest, "train") == split:

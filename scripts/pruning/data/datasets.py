@@ -10,6 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pyarrow as pa
+
 from pruning.core.errors import InputError
 
 Record = dict[str, Any]
@@ -50,7 +53,8 @@ def read_jsonl(path: Path) -> list[Record]:
 
 
 def adapt(records: Sequence[Record], adapter: str | None, fields: Sequence[str] | None, origin: str) -> list[Record]:
-    """Records in the wanted fields, or in all. Raises InputError naming the record and the field it lacks."""
+    """Records in the wanted fields, or in all. Raises InputError naming the record and the field it lacks, or where the
+    adapter cannot read a value."""
     convert = importlib.import_module(f"pruning.data.adapters.{adapter}").adapt if adapter else dict
     adapted = []
     for number, record in enumerate(records, start=1):
@@ -60,7 +64,22 @@ def adapt(records: Sequence[Record], adapter: str | None, fields: Sequence[str] 
         except KeyError as error:
             have = ", ".join(record)
             raise InputError(f"{origin}: record {number} lacks the field {error} (it has: {have})") from None
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            said = f"{type(error).__name__}: {error}"
+            raise InputError(f"{origin}: record {number}: {adapter} cannot read a value of it ({said})") from None
     return adapted
+
+
+def table(records: Sequence[Record], origin: str) -> pd.DataFrame:
+    """Records as a table. Raises InputError naming a field with values of kinds that no column of parquet holds."""
+    found = pd.DataFrame(records)
+    for field, values in found.items():
+        try:
+            pa.array(values, from_pandas=True)
+        except (pa.ArrowException, OverflowError) as error:
+            said = f"{error}; give values of one kind in all records"
+            raise InputError(f"{origin}: field {field!r}: {said}") from None
+    return found
 
 
 def from_hub(

@@ -199,7 +199,7 @@ class Pruning:
                     tensors[left] = tensors[left][list(self.tokens)]
             save_file(tensors, output / file.name, metadata={"format": "pt"})
             index |= dict.fromkeys(tensors, file.name)
-        if len(base.files) > 1:
+        if [file.name for file in base.files] != ["model.safetensors"]:  # which is found without an index
             size = sum((output / file.name).stat().st_size for file in base.files)
             whole = {"metadata": {"total_size": size}, "weight_map": index}
             (output / "model.safetensors.index.json").write_text(json.dumps(whole, indent=2))

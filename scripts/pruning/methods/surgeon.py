@@ -107,9 +107,7 @@ class Inverse:
         return Inverse(self.matrix[stay][:, stay], self.block)
 
 
-def cheapest(
-    matrix: Tensor, weights: Tensor, number: int, at_once: int = 1, block: int = 1
-) -> tuple[list[int], list[float]]:
+def cheapest(matrix: Tensor, weights: Tensor, number: int, at_once: int, block: int) -> tuple[list[int], list[float]]:
     """The first `number` blocks to remove, and the loss that each adds. matrix: C [n, n] and weights: Wᵀ [n, d], which
     are updated in place, for `at_once` blocks together.
 

@@ -4,4 +4,4 @@
 def adapt(record: dict) -> dict:
     choices = [f"({option[0]}){option[2:]}" for option in record["options"]]
     query = f"Q: {record['question']} Answer Choices: {' '.join(choices)}\nA: Among A through E, the answer is"
-    return {"query": query, "choices": choices, "gold": ["ABCDE".index(record["correct"])]}
+    return {"query": query, "choices": choices, "gold": [list("ABCDE").index(record["correct"])]}

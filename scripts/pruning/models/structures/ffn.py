@@ -87,7 +87,7 @@ class Neurons(Main):
 
 
 STRUCTURE = Neurons()
-sites, resize, shrink = STRUCTURE.sites, STRUCTURE.resize, STRUCTURE.shrink
+sites, shrink = STRUCTURE.sites, STRUCTURE.shrink
 
 
 def projections(family: Family) -> dict[tuple[str, ...], str]:

@@ -100,4 +100,4 @@ class Groups(Structure):
 
 
 STRUCTURE = Groups()
-sites, shrink = STRUCTURE.sites, STRUCTURE.shrink
+sites = STRUCTURE.sites
