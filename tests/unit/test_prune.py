@@ -413,6 +413,9 @@ def test_models_are_folders_files_packages_and_repositories(tmp_path):
     assert (alias, source["kind"]) == ("my_model_v2", "local")
     gguf = {"kind": "gguf", "package": "pkg", "path": "dir/X.Q4_1.gguf"}
     assert model_source("pkg:dir/X.Q4_1.gguf") == ("x_q4_1", gguf)
+    (tmp_path / "of: me.gguf").touch()
+    there = {"kind": "gguf", "path": str(tmp_path / "of: me.gguf")}  # a colon does not make a package of a file
+    assert model_source(str(tmp_path / "of: me.gguf")) == ("of_me", there)
     hub = {"kind": "hub", "repo": "Qwen/Qwen2.5-7B", "revision": "a" * 40}
     assert model_source("Qwen/Qwen2.5-7B@" + "a" * 40)[1] == hub
     for name in ("nothing", "none.gguf", "a/b/c", "./missing"):
@@ -615,6 +618,13 @@ def written(tmp_path):
 def test_a_file_as_it_was_written_is_not_edited(written, tmp_path):
     assert config_file.edited(written) is None and config_file.edited(tmp_path / "none.yaml") is None
     assert yaml.safe_load(written.read_text()) == made()
+
+
+def test_a_command_of_several_lines_is_one_comment(written):
+    command = "prune m --answer 'regex:ä\n\x85b'"
+    written.write_text(config_file.signed(text(made(), command)))
+    assert yaml.safe_load(written.read_text()) == made()
+    assert written.read_text().splitlines()[0] == r"# Written by: prune m --answer 'regex:ä\n\x85b'"
 
 
 def test_what_was_edited_is_used_and_told_by_its_keys(written):
