@@ -5,13 +5,9 @@ import string
 
 import numpy as np
 import pandas as pd
-import pytest
 import yaml
-from snakemake.utils import update_config
 from transformers import AutoTokenizer
 
-from pruning.config.validation import validate
-from pruning.core.errors import InputError
 from pruning.data.text import documents
 from workspace import Workspace, undescribed
 
@@ -89,23 +85,3 @@ def test_a_model_that_is_never_right_is_one_line(workspace: Workspace):
     log = (workspace.path / "results/logs/tiny-reasoner/answers/loose.log").read_text()
     assert done.returncode and "Traceback" not in log
     assert "error: tasks.loose: the model answers none of 3 questions right and to the end (exact_match" in log
-
-
-PRUNED = {"answered_by": "pruned", "objective": "distillation"}
-REFUSED = {
-    "calibrations.own.answers: unknown name 'gsm_symbolic_text'": {"answers": "gsm_symbolic_text"},
-    "calibrations.own.completion: the model's own answers stand there": {"completion": ""},
-    "tunings.own: .*answered_by: pruned: its answers may be wrong": PRUNED | {"objective": "cross_entropy"},
-    "tunings.own: .*name the task that the pruned model answers as `answers`": PRUNED | {"answers": None},
-}
-
-
-@pytest.mark.parametrize("message", REFUSED)
-def test_answers_that_cannot_be_learnt_from_are_refused(workspace: Workspace, monkeypatch, message):
-    configured(workspace)
-    content = yaml.safe_load((workspace.path / "config/config.yaml").read_text())
-    update_config(content, yaml.safe_load((workspace.path / "own.yaml").read_text()))
-    content[message.partition(".")[0]]["own"] |= REFUSED[message]
-    monkeypatch.chdir(workspace.path)
-    with pytest.raises(InputError, match=message):
-        validate(content)

@@ -85,17 +85,6 @@ def test_padding_is_what_a_further_round_removes_first(finished: Workspace):
         assert layer.mlp.down_proj.weight.abs().sum(0).min() > 0  # no neuron of zeros was kept for a real one
 
 
-def test_a_circle_of_models_is_named(finished: Workspace):
-    content = yaml.safe_load((finished.path / "test.yaml").read_text())
-    content["models"] |= {
-        "second": {"source": {**SOURCE, "model": "third"}},
-        "third": {"source": {**SOURCE, "model": "second"}},
-    }
-    (finished.path / "rounds.yaml").write_text(yaml.safe_dump(content))
-    done = finished.snakemake("-n", TARGET, configfile="rounds.yaml", check=False)
-    assert "models.second.source.model: second is made of third is made of second: name another one" in done.stderr
-
-
 def test_widths_by_what_cuts_cost(finished: Workspace):
     """One measurement of each method serves its sparsities; the second one refits what cuts leave."""
     masks = "results/tiny-reasoner/masks/gsm_symbolic-s0/{}/{}.parquet"

@@ -1,15 +1,11 @@
 """Several tasks in one job, and models that are cut in memory: fewer loads and fewer files, the same results."""
 
-import re
 import shutil
 
 import pytest
 import yaml
-from snakemake.utils import update_config
 
-from pruning.config.validation import validate
-from pruning.core.errors import InputError
-from workspace import ROOT, Workspace
+from workspace import Workspace
 
 TABLES = {
     "table1": {"tasks": ["gsm_symbolic", "gsm_symbolic_options"], "sparsities": [50]},
@@ -100,21 +96,3 @@ def test_any_task_may_be_asked_of_any_variant_alone(copies):
         place.snakemake(target)
     apart, together = ((place.path / target).read_bytes() for place in copies)
     assert len(apart) > 0 and len(together) > 0
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ([["gsm_symbolic", "none"]], "experiment.together: unknown name 'none'"),
-        (
-            [["gsm_symbolic"], ["gsm_symbolic"]],
-            "experiment.together: names gsm_symbolic twice; a task is evaluated in one",
-        ),
-    ],
-)
-def test_odd_lists_are_refused(value, message):
-    content = yaml.safe_load((ROOT / "config/config.yaml").read_text())
-    update_config(content, yaml.safe_load((ROOT / "tests/pipeline/config.yaml").read_text()))
-    content["experiment"]["together"] = value
-    with pytest.raises(InputError, match=re.escape(message)):
-        validate(content)
