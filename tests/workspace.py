@@ -157,12 +157,6 @@ def with_config(arguments: Sequence[str], configfile: str) -> list[str]:
     return [*arguments, *([] if "--configfile" in arguments else ["--configfile", configfile])]
 
 
-def in_fork(folder: Path, arguments: list[str]) -> tuple[int, str]:
-    """Status and words of snakemake there."""
-    done = run(folder, python(), "-m", "snakemake", *arguments)
-    return done.returncode, done.stdout + done.stderr
-
-
 @contextmanager
 def changed(path: Path, text: str):
     """A file with other content, put back with its time stamp afterwards."""
