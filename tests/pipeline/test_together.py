@@ -3,7 +3,6 @@
 import shutil
 
 import pytest
-import yaml
 
 from workspace import Workspace
 
@@ -11,35 +10,25 @@ TABLES = {
     "table1": {"tasks": ["gsm_symbolic", "gsm_symbolic_options"], "sparsities": [50]},
     "table6": {"tasks": ["gsm_symbolic_text"], "sparsities": [50]},
 }
-CHANGES = {
-    "experiment": {
-        "methods": ["wanda", "flap", "ridge_wanda"],
-        "together": [["gsm_symbolic_text", "gsm_symbolic", "gsm_symbolic_options"]],
-    },
-    "storage": {"compact": "memory"},
+COMMON = {
+    "experiment.methods": ["wanda", "flap", "ridge_wanda"],
+    "experiment.reference": "wanda",
+    "tables": dict.fromkeys(("table2", "table3", "table7", "recovery", "ridge", "seeds")) | TABLES,
+    **dict.fromkeys(("overlap", "readings", "cases", "collapse", "ablation", "latency", "trap", "spectrum")),
 }
+ASKED = ["gsm_symbolic_text", "gsm_symbolic", "gsm_symbolic_options"]
+TOGETHER = {"experiment.together": [ASKED], "storage.compact": "memory"}
 TARGETS = ("results/table1.csv", "results/table6.csv")
-
-
-def configured(place: Workspace, changes: dict) -> None:
-    content = yaml.safe_load((place.path / "test.yaml").read_text())
-    content["experiment"] |= {"methods": ["wanda", "flap", "ridge_wanda"], "reference": "wanda"} | changes.get(
-        "experiment", {}
-    )
-    content["storage"] = changes.get("storage", {})
-    content["tables"] = dict.fromkeys(("table2", "table3", "table7", "recovery", "ridge", "seeds")) | TABLES
-    content |= dict.fromkeys(("overlap", "readings", "cases", "collapse", "ablation", "latency", "trap", "spectrum"))
-    (place.path / "test.yaml").write_text(yaml.safe_dump(content))
 
 
 @pytest.fixture(scope="module")
 def both(finished: Workspace, tmp_path_factory) -> tuple[Workspace, Workspace]:
     """Models on disk and a job a task; models cut in memory and a job a model."""
     made = []
-    for name, changes in (("apart", {}), ("together", CHANGES)):
+    for name, changes in (("apart", {}), ("together", TOGETHER)):
         place = Workspace(tmp_path_factory.mktemp(name))
         shutil.copytree(finished.path / "resources/model", place.path / "resources/model")
-        configured(place, changes)
+        place.configure(COMMON | changes)
         place.snakemake(*TARGETS)
         made.append(place)
     return tuple(made)
@@ -80,10 +69,8 @@ def test_a_single_task_more_asks_nothing_again(copies):
     _, together = copies
     logs = together.path.glob("results/tiny-reasoner/eval/**/.gsm_symbolic.*.jsonl")
     before = {path: path.read_bytes() for path in logs}
-    content = yaml.safe_load((together.path / "test.yaml").read_text())
-    content["tables"]["table6"]["tasks"].append("gsm_symbolic_wider_text")
-    content["experiment"]["together"][0].append("gsm_symbolic_wider_text")
-    (together.path / "test.yaml").write_text(yaml.safe_dump(content))
+    more = "gsm_symbolic_wider_text"
+    together.configure({"tables.table6.tasks": ["gsm_symbolic_text", more], "experiment.together": [[*ASKED, more]]})
     assert together.planned(*TARGETS)["evaluate_together_1"] == 4
     together.snakemake(*TARGETS)
     assert len(before) == 4 and all(path.read_bytes() == content for path, content in before.items())
