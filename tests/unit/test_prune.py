@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -850,12 +851,14 @@ def test_answers_of_the_dense_model_without_what_is_judged_are_counted_and_shown
     assert decision.without_answer(samples, "number") == [wanted] and not decision.without_answer(samples[:1], "number")
 
 
-def test_a_job_that_nothing_can_run_beside_has_all_cores(monkeypatch, tmp_path):
+def test_a_job_that_nothing_can_run_beside_has_all_cores_and_jobs_at_once_fit_in_the_memory(monkeypatch, tmp_path):
     said = []
-    monkeypatch.setattr(running.workflow, "events", lambda arguments, log: said.append(arguments) or [])
+    monkeypatch.setattr(running.memory, "physical", lambda: 24e9)
+    monkeypatch.setattr(running.workflow, "events", lambda given, log: said.append(dict(pairwise(given))) or [])
     for alone in (None, "evaluate"):
         running.run(Request("m", out=tmp_path, cores=3), "answering", "target", alone=alone)
-    assert [each[each.index("--set-threads") + 1] for each in said if "--set-threads" in each] == ["evaluate=3"]
+    assert [each.get("--set-threads") for each in said] == [None, "evaluate=3"]
+    assert [(each["--cores"], each["--resources"]) for each in said] == [("3", "mem_mb=24000")] * 2
 
 
 class Answering:
@@ -1082,9 +1085,6 @@ def test_fields_that_are_not_read_are_named_before_the_model_is_fetched(tmp_path
         with pytest.raises(InputError, match="--methods: unknown name 'wandaa'; nearest: wanda"):
             ready.ready(Request("y/m", **given))
         assert f"of the data {read} are read, and not {unread}." in capsys.readouterr().out
-    given["data"].write_text('{"a": "b"}')
-    with pytest.raises(InputError, match="mine.jsonl: its records have a; one of these is needed"):
-        ready.ready(Request("y/m", **given))
 
 
 # the status
@@ -1132,11 +1132,3 @@ def test_a_failed_job_is_named_with_its_last_words(tmp_path):
     (tmp_path / "results/logs/e.log").write_text("start\nerror: no memory\n\n")
     found = status_of(tmp_path, *RAN, {"event": "job_error", "jobid": 4})
     assert found == ["1 of 4 steps (25%) done", "failed: evaluate variant=dense: error: no memory"]
-
-
-def test_jobs_at_once_fit_in_the_memory_that_there_is(tmp_path, monkeypatch):
-    given = []
-    monkeypatch.setattr(running.memory, "physical", lambda: 24e9)
-    monkeypatch.setattr(running.workflow, "events", lambda arguments, log: given.extend(arguments) or [])
-    running.run(Request("m", out=tmp_path, cores=3), "measuring", "results/table1.csv")
-    assert given[given.index("--cores") + 1] == "3" and given[given.index("--resources") + 1] == "mem_mb=24000"
