@@ -591,6 +591,13 @@ def test_a_models_size_is_known_before_it_is_fetched(tmp_path):
     assert parameters_of(source, tmp_path / "none") is None
 
 
+@pytest.mark.parametrize("package", ["no_such", "no.such", "./no", "json.tool"])  # the last is no folder
+def test_a_package_that_is_not_there_is_named(tmp_path, package):
+    _, source = model_source(f"{package}:x.gguf")
+    with pytest.raises(InputError, match=f"Python package '{package}' is not installed"):
+        parameters_of(source, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
