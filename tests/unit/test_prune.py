@@ -671,6 +671,16 @@ def test_what_was_edited_is_used_and_told_by_its_keys(written):
             "prune.yaml: tables.validation.tasks: models",
         ),
         ("    tasks:\n    - own\n", "    tasks:\n    - gsm_symbolic\n", "prune.yaml: tables.table1.tasks: no text, by"),
+        (
+            "    - own\n    paper",
+            "    - own\n    - own@arithmetic\n    paper",
+            "prune.yaml: tables.validation.tasks: lacks own_validation@arithmetic: every",
+        ),
+        (
+            "    - own\n    paper",
+            "    - own\n    - gsm_symbolic@arithmetic\n    paper",
+            "prune.yaml: tables.table1.tasks: lacks gsm_symbolic: every model of table1 is evaluated on every task",
+        ),
     ],
 )
 def test_mistakes_in_an_edited_file_are_named(written, old, new, message):
@@ -850,6 +860,16 @@ def test_every_measure_has_its_columns():
     assert (dense["kl"], agf["kl"], agf["kl_low"], agf["answers"], agf["cut_off"]) == (0, 0.25, 0, 0.4, 0.5)
     assert agf["perplexity_p"] == agf["answers_p"] == 0.01 and pd.isna([agf["kl_p"], agf["cut_off_p"]]).all()
     assert (agf["cut_off_low"], agf["cut_off_high"]) == pytest.approx((0.2366, 0.7634), abs=1e-4)  # Wilson, 5 of 10
+
+
+def test_a_further_text_has_a_column_of_its_own():
+    """As one that somebody wrote into the configuration."""
+    table = pd.DataFrame(
+        {"task": ["own", "own", "wiki", "wiki"], "metric": ["perplexity", "kl"] * 2, "cut_off": np.nan}
+    )
+    wanted = [("perplexity", "perplexity"), ("kl", "KL to dense")]
+    wanted += [("wiki perplexity", "perplexity of wiki"), ("wiki kl", "KL to dense of wiki")]
+    assert [(each.key, each.title) for each in decision.measures(table)] == wanted
 
 
 def test_answers_of_the_dense_model_without_what_is_judged_are_counted_and_shown():
