@@ -1066,6 +1066,28 @@ def test_models_to_compare_with_are_computed_alike_and_read_the_same_texts(tmp_p
         ready.with_smaller(about, about.model["m"])
 
 
+FILES = {"quantised": ["f16"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked"),
+    [
+        ({}, [prune.SMALLER]),
+        ({"smaller": None}, []),
+        ({"table1": FILES}, [prune.SMALLER]),  # without those of the validation text there is no verdict
+        ({"table1": FILES, "validation": FILES}, [*prune.AGAINST, prune.SMALLER]),
+    ],
+)
+def test_of_an_edited_configuration_the_tables_are_asked_for_that_it_makes(changes, asked):
+    about = known(methods=["attention_obs"], against=["Small"])
+    about = replace(about, smaller={"small": about.model["m"]})
+    content = build(about, [20])
+    for name, own in changes.items():
+        content["tables"][name] = own and content["tables"][name] | own
+    found = prune.tables(replace(about, mine=config_file.Edited(content, validated(content))))
+    assert found == (*prune.TABLES, *asked)
+
+
 @pytest.mark.parametrize(
     ("against", "message"),
     [
