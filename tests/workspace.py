@@ -103,7 +103,7 @@ class Workspace:
         """The jobs of a target, as one start of Snakemake plans them."""
         with tempfile.NamedTemporaryFile() as file:
             command = [ROOT / "tests/planned_jobs.py", file.name, "-n", "--quiet", "--cores", "2"]
-            done = run(self.path, python(), *command, *with_config(arguments, "test.yaml"))
+            done = run(self.path, python(), *command, *with_config(arguments))
             assert done.returncode == 0, done.stderr[-8000:]
             return Dag(file.name)
 
@@ -111,14 +111,13 @@ class Workspace:
         self,
         *arguments: str,
         check: bool = True,
-        configfile: str = "test.yaml",
         forking: bool = True,
         before: Sequence[str] = (),
         **variables: str,
     ) -> CompletedProcess:
         """Run it. `before`: folders to put first in PATH; `variables`: of the environment."""
         cores = [] if "--report" in arguments else ["--cores", "2"]
-        command = ["-m", "snakemake", *cores, *with_config(arguments, configfile)]
+        command = ["-m", "snakemake", *cores, *with_config(arguments)]
         if forking:
             done = run(self.path, python(), *command, before=before, **variables)
         else:
@@ -152,15 +151,9 @@ def undescribed(workspace: Workspace) -> list[str]:
     return said
 
 
-def with_config(arguments: Sequence[str], configfile: str) -> list[str]:
-    """Arguments of snakemake, which name a configfile or take this one."""
-    return [*arguments, *([] if "--configfile" in arguments else ["--configfile", configfile])]
-
-
-def in_fork(folder: Path, arguments: list[str]) -> tuple[int, str]:
-    """Status and words of snakemake there."""
-    done = run(folder, python(), "-m", "snakemake", *arguments)
-    return done.returncode, done.stdout + done.stderr
+def with_config(arguments: Sequence[str]) -> list[str]:
+    """Arguments of snakemake, which name a configfile or take a workspace's."""
+    return [*arguments, *([] if "--configfile" in arguments else ["--configfile", "test.yaml"])]
 
 
 @contextmanager

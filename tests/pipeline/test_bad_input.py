@@ -15,7 +15,7 @@ import tiny
 from pruning.config import preflight
 from pruning.config.validation import validate
 from pruning.core.errors import InputError
-from workspace import ROOT, Workspace, in_fork, python, run, set_keys
+from workspace import ROOT, Workspace, python, run, set_keys
 
 MODEL = "models.tiny-reasoner.source"
 # What needs files and models to be refused; of keys and names tests/unit/test_config.py says more.
@@ -77,9 +77,9 @@ def test_the_config_is_checked_before_any_job(place: Workspace, monkeypatch, sai
 
 def refused(workspace: Workspace, *options: str) -> str:
     """The one line of a start of Snakemake that ends before any job and without a traceback."""
-    options = options if "--configfile" in options else (*options, "--configfile", "test.yaml")
-    status, output = in_fork(workspace.path, ["--cores", "2", *options])
-    assert status != 0 and "Traceback" not in output and not (workspace.path / "results/data").exists(), output
+    done = workspace.snakemake(*options, check=False)
+    output = done.stdout + done.stderr
+    assert done.returncode and "Traceback" not in output and not (workspace.path / "results/data").exists(), output
     (line,) = [line for line in output.splitlines() if "error: " in line]
     return line
 

@@ -2,21 +2,16 @@
 
 import json
 
-import yaml
-
 import tiny
-from workspace import Workspace, changed
+from workspace import Workspace
 
 FOLDER = "results/tiny-reasoner/budget/gsm_symbolic-s0/wanda"
 
 
 def test_a_budget_is_met_once_and_again_when_it_changes(workspace: Workspace):
     tiny.save(tiny.qwen2(intermediate_size=4000), workspace.path / "resources/model")  # FFNs take most of the time
-    config = workspace.path / "test.yaml"
-    content = yaml.safe_load(config.read_text())
     quick = {"prefill_ms": "90%", "prompt_tokens": 256, "rounds": 9}
-    content["budgets"] = {"small": {"parameters": "80%"}, "quick": quick, "none": {"bytes": "9kB"}}
-    config.write_text(yaml.safe_dump(content))
+    workspace.configure({"budgets": {"small": {"parameters": "80%"}, "quick": quick, "none": {"bytes": "9kB"}}})
     targets = [f"{FOLDER}/{name}.json" for name in ("small", "quick")]
     workspace.snakemake(*targets, "--cores", "1")  # threads that wait for each other would make the clock noisy
     small, quick = (json.loads((workspace.path / target).read_text()) for target in targets)
@@ -26,8 +21,7 @@ def test_a_budget_is_met_once_and_again_when_it_changes(workspace: Workspace):
     read = ("scores/gsm_symbolic-s0/wanda.parquet", "base/manifest.json")
     assert set(small["provenance"]["inputs"]) == {f"results/tiny-reasoner/{name}" for name in read}
     assert workspace.planned(*targets) == {}
-    content["budgets"]["small"] = {"parameters": "70%"}
-    with changed(config, yaml.safe_dump(content)):
+    with workspace.configured({"budgets.small.parameters": "70%"}):
         assert workspace.planned(*targets) == {"budget": 1}
     refused = workspace.snakemake(f"{FOLDER}/none.json", check=False)
     assert refused.returncode == 1 and "Traceback" not in refused.stderr

@@ -1,11 +1,13 @@
 """What is planned after a change is exactly what depends on it: no job less, no job more."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from planned_jobs import Dag
+from pruning.command import reference
 from pruning.config.schema import Config
 from pruning.config.tasks import PerplexityTask
 from workspace import ROOT, Workspace, changed
@@ -261,24 +263,15 @@ def test_snakemake_plans_what_the_dag_says(finished: Workspace, file: str):
         assert finished.planned(TABLE) == CODE[file]
 
 
-def leaf_keys(model: type, prefix: str = "") -> set[str]:
-    """Dotted names of all settings, entries of named tables as `*`."""
-    import typing
-
-    from pydantic import BaseModel
-
-    found = set()
-    for name, field in model.model_fields.items():
-        inner = [field.annotation, *typing.get_args(field.annotation)]
-        inner += [a for i in inner for a in typing.get_args(i)]
-        inner += [a for i in inner for a in typing.get_args(i)]
-        models = [i for i in inner if isinstance(i, type) and issubclass(i, BaseModel)]
-        table = typing.get_origin(field.annotation) is dict
-        for kind in models:
-            found |= leaf_keys(kind, f"{prefix}{name}.{'*.' if table else ''}")
-        if not models:
-            found.add(f"{prefix}{name}")
-    return found
+def leaf_keys(fields: dict, definitions: dict, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all settings of a schema, entries of named tables as `*`."""
+    for name, field in fields.items():
+        kinds = reference.referred(field)
+        entry = "*." if {"patternProperties", "additionalProperties"} & field.keys() else ""
+        for kind in kinds:
+            yield from leaf_keys(definitions[kind]["properties"], definitions, f"{prefix}{name}.{entry}")
+        if not kinds:
+            yield f"{prefix}{name}"
 
 
 def test_every_config_key_is_listed():
@@ -298,9 +291,10 @@ def test_every_config_key_is_listed():
         "models.*.source.",
     )
     perplexity = {f"tasks.*.{name}" for name in PerplexityTask.model_fields}  # no such task in this grid
+    schema = Config.model_json_schema()
     missing = {
         key
-        for key in leaf_keys(Config)
+        for key in leaf_keys(schema["properties"], schema["$defs"])
         if not key.startswith(elsewhere) and not key.endswith(".kind") and key not in perplexity
     }
     assert missing - listed == set()

@@ -144,14 +144,6 @@ def test_times_are_refused_before_any_job(mixed: Workspace, target: str):
     assert done.returncode and "mixtures of experts are timed as they are" in done.stdout + done.stderr
 
 
-def test_quantised_experts_are_refused_before_any_job(mixed: Workspace):
-    config = mixed.path / "resources/model/config.json"
-    content = json.loads(config.read_text()) | {"quantization_config": {"quant_method": "mxfp4"}}
-    with changed(config, json.dumps(content)):
-        done = mixed.snakemake("-n", "results/experts.csv", check=False)
-    assert done.returncode and "quantised experts (quantization_config: mxfp4)" in done.stdout + done.stderr
-
-
 def test_a_dense_model_has_no_experts_to_score(finished: Workspace):
     for method, key in {"reap": "score: reap", "narrow_wanda": "allocate: expert_neurons"}.items():
         with finished.configured({"tables.table1.methods": ["wanda", method]}):

@@ -1,11 +1,10 @@
 """Neurons and key-value groups cut together, from calibration to a folder that stock tools load."""
 
 import json
-import subprocess
 
 import pandas as pd
 
-from workspace import Workspace, changed, in_fork, python
+from workspace import Workspace, changed, verified
 
 MODEL = "results/tiny-reasoner"
 JOINT, CALIB = "energy-abs-none-joint", "gsm_symbolic-s0"
@@ -55,8 +54,7 @@ def test_second_moments_rank_neurons_and_groups(workspace: Workspace):
     calibration = folder / "calibration" / CALIB
     assert not (calibration / "attention_second_moments").exists()  # temporary, as those of neurons
     assert len(list((calibration / "attention_output_gradients").glob("*.safetensors"))) == 2
-    verify = subprocess.run([python(), "scripts/verify.py"], cwd=workspace.path, capture_output=True, text=True)
-    assert verify.returncode == 0 and " 0 mistakes" in verify.stdout, verify.stdout
+    assert " 0 mistakes" in verified(workspace, 0)
     again = {**moments, "score": 1, "mask": 1}  # a score that is made again wants what was temporary
     edits = {
         "scripts/pruning/methods/surgeon.py": again,
@@ -130,12 +128,3 @@ def test_layers_are_dropped_on_the_way_to_an_exported_folder(finished: Workspace
     assert pd.read_parquet(finished.path / mask)["keep"].any()
     refused = finished.snakemake(f"{MODEL}/masks/{CALIB}/gone/90.parquet", *config, check=False)
     assert refused.returncode and "of all layers no FFN neuron would stay" in refused.stderr + refused.stdout
-
-
-def test_what_cannot_score_channels_is_refused_before_any_job(finished: Workspace):
-    methods = "methods: {odd: {score: cfsp, allocate: joint}}"
-    (finished.path / "odd.yaml").write_text(methods)
-    target = f"{MODEL}/masks/{CALIB}/odd/50.parquet"
-    status, output = in_fork(finished.path, ["-n", "--cores", "2", target, "--configfile", "test.yaml", "odd.yaml"])
-    assert status != 0 and "Traceback" not in output
-    assert "allocate: joint scores `kv_groups` as well, which score 'cfsp' cannot" in output

@@ -3,7 +3,6 @@ all else that a structure goes through, without an edit."""
 
 import json
 import re
-import subprocess
 
 import pandas as pd
 import pytest
@@ -12,7 +11,7 @@ import yaml
 from test_contributing import insert
 
 import tiny
-from workspace import ROOT, Workspace, code_below, python
+from workspace import ROOT, Workspace, code_below, verified
 
 MODEL, CALIB = "results/tiny-reasoner", "gsm_symbolic-s0"
 EXPORTED = f"{MODEL}/export/{CALIB}/heads/50/model"
@@ -109,8 +108,7 @@ def test_what_else_there_is_for_a_structure(walked: Workspace):
     assert found["cost"]["value"] == found["dense"] - 3 * 32 * cut[0] - 4 * 32 * 8 * cut[1]
     times = pd.read_csv(path / clock).set_index("variant")
     assert times.loc[f"{CALIB}/heads/50", "parameters"] == exported["parameters_kept"]
-    verify = subprocess.run([python(), "scripts/verify.py"], cwd=path, capture_output=True, text=True)
-    assert verify.returncode == 0 and " 0 mistakes" in verify.stdout, verify.stdout
+    assert " 0 mistakes" in verified(walked, 0)
 
 
 def test_only_files_of_structures_and_plug_ins_that_declare_them_name_one():

@@ -2,16 +2,13 @@
 
 import hashlib
 import string
+from contextlib import AbstractContextManager
 
 import numpy as np
 import pandas as pd
-import pytest
 import yaml
-from snakemake.utils import update_config
 from transformers import AutoTokenizer
 
-from pruning.config.validation import validate
-from pruning.core.errors import InputError
 from pruning.data.text import documents
 from workspace import Workspace, undescribed
 
@@ -28,20 +25,21 @@ CHANGES = {
 ANSWERS = "results/tiny-reasoner/answers/loose.parquet"
 
 
-def configured(workspace: Workspace, tuning: dict | None = None, **task) -> None:
-    content = yaml.safe_load((workspace.path / "test.yaml").read_text())
-    own = {**content["calibrations"]["gsm_symbolic-s0"], "dataset": "gsm_symbolic", "split": "test", "answers": "loose"}
-    own |= {"samples": 2, "token_mask": "answer", "packing": "document", "sequence_length": 512}
-    content["calibrations"]["own"] = own
-    learnt = {"dataset": "gsm_symbolic", "answers": "loose", "steps": 2, "batch_size": 2}
-    content["tunings"]["own"] = learnt | (tuning or {})
-    content["tasks"] |= {
-        "said": {"kind": "perplexity", "title": "Said", "dataset": "gsm_symbolic", "answers": "loose"}
-        | {"text": "{prompt}{completion}", "joiner": "|", "seqlen": 32},
-        "loose": {"kind": "lm_eval", "title": "Loose", "metrics": ["exact_match,strict-match"], **task},
-    }
-    (workspace.path / "own.yaml").write_text(yaml.safe_dump(content))
+def configure(workspace: Workspace, limit: int, **tuning) -> AbstractContextManager:
+    """For as long as this lasts: a task, and a calibration, a tuning and a text that are made of its answers."""
     define(workspace)
+    text = {"dataset": "gsm_symbolic", "answers": "loose"}
+    own = {"split": "test", "samples": 2, "sequence_length": 512, "micro_batch": 2, "token_mask": "answer"}
+    said = {"kind": "perplexity", "title": "Said", "text": "{prompt}{completion}", "joiner": "|", "seqlen": 32}
+    loose = {"kind": "lm_eval", "title": "Loose", "metrics": ["exact_match,strict-match"], "limit": limit}
+    return workspace.configured(
+        {
+            "calibrations.own": text | own,
+            "tunings.own": text | {"steps": 2, "batch_size": 2, **tuning},
+            "tasks.said": text | said,
+            "tasks.loose": loose,
+        }
+    )
 
 
 def define(workspace: Workspace, **changes) -> None:
@@ -51,9 +49,10 @@ def define(workspace: Workspace, **changes) -> None:
 
 
 def test_text_is_what_the_dense_model_answered(finished: Workspace):
-    configured(finished, limit=12)
-    target = "results/tiny-reasoner/recovered/own/rku/50/own/recovery.json"
-    finished.snakemake(target, configfile="own.yaml")
+    said = {model: f"results/tiny-reasoner/eval/{model}/said" for model in ("dense", "own/rku/50")}
+    with configure(finished, limit=12):
+        finished.snakemake("results/tiny-reasoner/recovered/own/rku/50/own/recovery.json")
+        finished.snakemake(*(f"{path}.json" for path in said.values()))
     results = finished.path / "results/tiny-reasoner"
     asked = pd.read_parquet(results / "eval/dense/loose.samples.parquet")
     right = asked[(asked["value"] == 1) & (asked["finish_reason"] == "stop")]
@@ -63,19 +62,17 @@ def test_text_is_what_the_dense_model_answered(finished: Workspace):
     assert documents(finished.path / ANSWERS, "{prompt}", "{completion}") == expected
     measured = pd.read_parquet(results / "calibration/own/statistics.parquet")
     assert measured["n_samples"].eq(2).all()
-    for model in ("dense", "own/rku/50"):
-        finished.snakemake(f"results/tiny-reasoner/eval/{model}/said.json", configfile="own.yaml")
-        windows = pd.read_parquet(results / f"eval/{model}/said.samples.parquet")["item_hash"].tolist()[:2]
-        tokenizer = AutoTokenizer.from_pretrained(results / "base")
-        ids = tokenizer("|".join(prompt + said for prompt, said in expected))["input_ids"][:64]
-        wanted = [hashlib.sha256(np.array(ids[n : n + 32]).tobytes()).hexdigest()[:16] for n in (0, 32)]
+    tokenizer = AutoTokenizer.from_pretrained(results / "base")
+    ids = tokenizer("|".join(prompt + answer for prompt, answer in expected))["input_ids"][:64]
+    wanted = [hashlib.sha256(np.array(ids[n : n + 32]).tobytes()).hexdigest()[:16] for n in (0, 32)]
+    for path in said.values():
+        windows = pd.read_parquet(finished.path / f"{path}.samples.parquet")["item_hash"].tolist()[:2]
         assert windows == wanted
 
 
 def test_a_pruned_model_is_distilled_on_all_that_it_answers(finished: Workspace):
-    configured(finished, {"answered_by": "pruned", "objective": "distillation"}, limit=12)
-    target = "results/tiny-reasoner/recovered/gsm_symbolic-s0/rku/50/own/recovery.json"
-    finished.snakemake(target, configfile="own.yaml")
+    with configure(finished, limit=12, answered_by="pruned", objective="distillation"):
+        finished.snakemake("results/tiny-reasoner/recovered/gsm_symbolic-s0/rku/50/own/recovery.json")
     results = finished.path / "results/tiny-reasoner"
     asked = pd.read_parquet(results / "eval/gsm_symbolic-s0/rku/50/loose.samples.parquet")
     found = documents(results / "answers/gsm_symbolic-s0/rku/50/loose.parquet", "{prompt}", "{completion}")
@@ -83,29 +80,9 @@ def test_a_pruned_model_is_distilled_on_all_that_it_answers(finished: Workspace)
 
 
 def test_a_model_that_is_never_right_is_one_line(workspace: Workspace):
-    configured(workspace, limit=3)
-    define(workspace, doc_to_target="impossible")
-    done = workspace.snakemake(ANSWERS, configfile="own.yaml", check=False)
+    with configure(workspace, limit=3):
+        define(workspace, doc_to_target="impossible")
+        done = workspace.snakemake(ANSWERS, check=False)
     log = (workspace.path / "results/logs/tiny-reasoner/answers/loose.log").read_text()
     assert done.returncode and "Traceback" not in log
     assert "error: tasks.loose: the model answers none of 3 questions right and to the end (exact_match" in log
-
-
-PRUNED = {"answered_by": "pruned", "objective": "distillation"}
-REFUSED = {
-    "calibrations.own.answers: unknown name 'gsm_symbolic_text'": {"answers": "gsm_symbolic_text"},
-    "calibrations.own.completion: the model's own answers stand there": {"completion": ""},
-    "tunings.own: .*answered_by: pruned: its answers may be wrong": PRUNED | {"objective": "cross_entropy"},
-    "tunings.own: .*name the task that the pruned model answers as `answers`": PRUNED | {"answers": None},
-}
-
-
-@pytest.mark.parametrize("message", REFUSED)
-def test_answers_that_cannot_be_learnt_from_are_refused(workspace: Workspace, monkeypatch, message):
-    configured(workspace)
-    content = yaml.safe_load((workspace.path / "config/config.yaml").read_text())
-    update_config(content, yaml.safe_load((workspace.path / "own.yaml").read_text()))
-    content[message.partition(".")[0]]["own"] |= REFUSED[message]
-    monkeypatch.chdir(workspace.path)
-    with pytest.raises(InputError, match=message):
-        validate(content)

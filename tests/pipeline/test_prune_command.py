@@ -252,9 +252,6 @@ def test_mistakes_are_one_line_in_the_words_of_what_failed(own):
     assert not (own / "pruned/prune.log").exists()
     done = prune(own, "--recover")
     assert done.returncode == 2 and "Option '--recover' requires an argument" in done.stderr
-    (own / "mine.jsonl").write_text('{"a": "b"}')
-    done = prune(own)
-    assert done.returncode == 1 and "its records have a; one of these is needed" in done.stderr
     (own / "mine.jsonl").write_text("\n".join(json.dumps({"text": f"Text {n}."}) for n in range(99)))
     done = prune(own, "--questions", "9")
     assert done.returncode == 1 and "--questions 9: no answers are judged" in done.stderr

@@ -6,7 +6,6 @@ import re
 import pandas as pd
 import pytest
 import torch
-import yaml
 
 from pruning.models.loading import load
 from workspace import Workspace, undescribed
@@ -16,12 +15,10 @@ TARGET = "results/second/compact/gsm_symbolic-s0/rku_global/50/manifest.json"
 
 
 def test_two_rounds_with_a_recovery_between(finished: Workspace):
-    content = yaml.safe_load((finished.path / "test.yaml").read_text())
-    content["models"]["second"] = {"source": {**SOURCE, "tuning": "arithmetic"}}
-    content.setdefault("methods", {})["sensitivity"] = {"min_keep": 0.25}
-    (finished.path / "rounds.yaml").write_text(yaml.safe_dump(content))
     measured = "results/second/sensitivity/gsm_symbolic-s0/sensitivity.parquet"
-    finished.snakemake(TARGET, measured, configfile="rounds.yaml")
+    second = {"models.second.source": {**SOURCE, "tuning": "arithmetic"}}
+    with finished.configured(second | {"methods.sensitivity.min_keep": 0.25}):
+        finished.snakemake(TARGET, measured)
     results = finished.path / "results"
     base = json.loads((results / "second/base/manifest.json").read_text())
     first = json.loads((results / "tiny-reasoner/base/manifest.json").read_text())
@@ -50,25 +47,20 @@ def test_two_rounds_with_a_recovery_between(finished: Workspace):
 
 
 def test_a_further_round_is_distilled_from_the_whole_model(finished: Workspace):
-    content = yaml.safe_load((finished.path / "test.yaml").read_text())
-    content["models"]["second"] = {"source": SOURCE}
-    content["models"]["third"] = {"source": {**SOURCE, "model": "second", "sparsity": 50}}
-    content["tunings"]["distilled"] = {"dataset": "arithmetic", "objective": "distillation"}
-    (finished.path / "rounds.yaml").write_text(yaml.safe_dump(content))
-    for model in ("tiny-reasoner", "second", "third"):
-        adapter = f"results/{model}/recovered/gsm_symbolic-s0/wanda/75/distilled/recovery.json"
-        planned = finished.snakemake("-n", "-p", adapter, configfile="rounds.yaml")
-        assert re.findall(r"--teacher=(\S+)", planned.stdout + planned.stderr) == ["results/tiny-reasoner/base"]
+    changes = {"models.second.source": SOURCE, "models.third.source": {**SOURCE, "model": "second", "sparsity": 50}}
+    changes["tunings.distilled"] = {"dataset": "arithmetic", "objective": "distillation"}
+    with finished.configured(changes):
+        for model in ("tiny-reasoner", "second", "third"):
+            adapter = f"results/{model}/recovered/gsm_symbolic-s0/wanda/75/distilled/recovery.json"
+            planned = finished.snakemake("-n", "-p", adapter)
+            assert re.findall(r"--teacher=(\S+)", planned.stdout + planned.stderr) == ["results/tiny-reasoner/base"]
 
 
 def test_padding_is_what_a_further_round_removes_first(finished: Workspace):
-    content = yaml.safe_load((finished.path / "test.yaml").read_text())
     padded = {"score": "wanda", "allocate": "global", "export": "pad"}
-    content["methods"] = {**content.get("methods", {}), "padded": padded}
-    content["models"]["third"] = {"source": {**SOURCE, "method": "padded"}}
-    (finished.path / "rounds.yaml").write_text(yaml.safe_dump(content))
     target = "results/third/compact/gsm_symbolic-s0/rku_global/50/manifest.json"
-    finished.snakemake(target, configfile="rounds.yaml")
+    with finished.configured({"methods.padded": padded, "models.third.source": {**SOURCE, "method": "padded"}}):
+        finished.snakemake(target)
     first, base, made = (
         json.loads((finished.path / path).read_text())
         for path in (
@@ -83,17 +75,6 @@ def test_padding_is_what_a_further_round_removes_first(finished: Workspace):
     model, _ = load((finished.path / target).parent / "model", "float32", "cpu")
     for layer in model.model.layers:
         assert layer.mlp.down_proj.weight.abs().sum(0).min() > 0  # no neuron of zeros was kept for a real one
-
-
-def test_a_circle_of_models_is_named(finished: Workspace):
-    content = yaml.safe_load((finished.path / "test.yaml").read_text())
-    content["models"] |= {
-        "second": {"source": {**SOURCE, "model": "third"}},
-        "third": {"source": {**SOURCE, "model": "second"}},
-    }
-    (finished.path / "rounds.yaml").write_text(yaml.safe_dump(content))
-    done = finished.snakemake("-n", TARGET, configfile="rounds.yaml", check=False)
-    assert "models.second.source.model: second is made of third is made of second: name another one" in done.stderr
 
 
 def test_widths_by_what_cuts_cost(finished: Workspace):

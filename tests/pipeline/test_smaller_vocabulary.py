@@ -80,7 +80,6 @@ def test_what_is_cut_depends_on_the_budget_and_the_data_alone(cutting: Workspace
     [
         ("methods.small.vocabulary", 90, "methods.small.vocabulary: 90: 258 tokens of resources/model always stay"),
         ("methods.small.vocabulary", 700, "methods.small.vocabulary: 700: resources/model has 700 tokens: give fewer"),
-        ("tasks.gsm_symbolic_text.per", "token", "counts per token, and small prunes the vocabulary"),
     ],
 )
 def test_what_cannot_be_is_said_before_any_job(cutting: Workspace, key, value, said):

@@ -37,15 +37,6 @@ def test_masks_of_a_model_on_disk_are_those_of_one_in_memory(finished: Workspace
     assert "offloaded to the" in log
 
 
-def test_every_artefact_tells_where_it_comes_from(finished: Workspace):
-    import pyarrow.parquet as pq
-
-    for path in (finished.path / "results").rglob("*.parquet"):
-        if "cache" not in path.parts:
-            origin = json.loads(pq.read_schema(path).metadata[b"provenance"])
-            assert {"kind", "schema", "settings", "versions"} <= set(origin), path
-
-
 def test_a_second_run_elsewhere_gives_identical_bytes_everywhere(finished: Workspace, tmp_path):
     """One model of each kind by processes of their own, the others by forks as in the first run."""
     again = Workspace(tmp_path)

@@ -54,12 +54,6 @@ def doubled(path: Path) -> None:
 # what -> (file, change, what is made from it, the error)
 TAMPERED = {
     "test items shuffled": (TEST, shuffled, f"{VARIANT}/gsm_symbolic.json", "test.parquet: was changed"),
-    "train for test": (
-        TEST,
-        lambda path: shutil.copy(path.with_name("train.parquet"), path),
-        f"{VARIANT}/gsm_symbolic.json",
-        "test.parquet: is results/data/gsm_symbolic/train.parquet, put in another's place",
-    ),
     "leakage edited": (LEAKAGE, edited("gsm_symbolic", "gsm"), "results/table1.csv", "table1.csv: was changed"),
     "an adapter's alpha": (
         f"{ADAPTER}/adapter_config.json",

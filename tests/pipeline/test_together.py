@@ -1,49 +1,34 @@
 """Several tasks in one job, and models that are cut in memory: fewer loads and fewer files, the same results."""
 
-import re
 import shutil
 
 import pytest
-import yaml
-from snakemake.utils import update_config
 
-from pruning.config.validation import validate
-from pruning.core.errors import InputError
-from workspace import ROOT, Workspace
+from workspace import Workspace
 
 TABLES = {
     "table1": {"tasks": ["gsm_symbolic", "gsm_symbolic_options"], "sparsities": [50]},
     "table6": {"tasks": ["gsm_symbolic_text"], "sparsities": [50]},
 }
-CHANGES = {
-    "experiment": {
-        "methods": ["wanda", "flap", "ridge_wanda"],
-        "together": [["gsm_symbolic_text", "gsm_symbolic", "gsm_symbolic_options"]],
-    },
-    "storage": {"compact": "memory"},
+COMMON = {
+    "experiment.methods": ["wanda", "flap", "ridge_wanda"],
+    "experiment.reference": "wanda",
+    "tables": dict.fromkeys(("table2", "table3", "table7", "recovery", "ridge", "seeds")) | TABLES,
+    **dict.fromkeys(("overlap", "readings", "cases", "collapse", "ablation", "latency", "trap", "spectrum")),
 }
+ASKED = ["gsm_symbolic_text", "gsm_symbolic", "gsm_symbolic_options"]
+TOGETHER = {"experiment.together": [ASKED], "storage.compact": "memory"}
 TARGETS = ("results/table1.csv", "results/table6.csv")
-
-
-def configured(place: Workspace, changes: dict) -> None:
-    content = yaml.safe_load((place.path / "test.yaml").read_text())
-    content["experiment"] |= {"methods": ["wanda", "flap", "ridge_wanda"], "reference": "wanda"} | changes.get(
-        "experiment", {}
-    )
-    content["storage"] = changes.get("storage", {})
-    content["tables"] = dict.fromkeys(("table2", "table3", "table7", "recovery", "ridge", "seeds")) | TABLES
-    content |= dict.fromkeys(("overlap", "readings", "cases", "collapse", "ablation", "latency", "trap", "spectrum"))
-    (place.path / "test.yaml").write_text(yaml.safe_dump(content))
 
 
 @pytest.fixture(scope="module")
 def both(finished: Workspace, tmp_path_factory) -> tuple[Workspace, Workspace]:
     """Models on disk and a job a task; models cut in memory and a job a model."""
     made = []
-    for name, changes in (("apart", {}), ("together", CHANGES)):
+    for name, changes in (("apart", {}), ("together", TOGETHER)):
         place = Workspace(tmp_path_factory.mktemp(name))
         shutil.copytree(finished.path / "resources/model", place.path / "resources/model")
-        configured(place, changes)
+        place.configure(COMMON | changes)
         place.snakemake(*TARGETS)
         made.append(place)
     return tuple(made)
@@ -84,10 +69,8 @@ def test_a_single_task_more_asks_nothing_again(copies):
     _, together = copies
     logs = together.path.glob("results/tiny-reasoner/eval/**/.gsm_symbolic.*.jsonl")
     before = {path: path.read_bytes() for path in logs}
-    content = yaml.safe_load((together.path / "test.yaml").read_text())
-    content["tables"]["table6"]["tasks"].append("gsm_symbolic_wider_text")
-    content["experiment"]["together"][0].append("gsm_symbolic_wider_text")
-    (together.path / "test.yaml").write_text(yaml.safe_dump(content))
+    more = "gsm_symbolic_wider_text"
+    together.configure({"tables.table6.tasks": ["gsm_symbolic_text", more], "experiment.together": [[*ASKED, more]]})
     assert together.planned(*TARGETS)["evaluate_together_1"] == 4
     together.snakemake(*TARGETS)
     assert len(before) == 4 and all(path.read_bytes() == content for path, content in before.items())
@@ -100,21 +83,3 @@ def test_any_task_may_be_asked_of_any_variant_alone(copies):
         place.snakemake(target)
     apart, together = ((place.path / target).read_bytes() for place in copies)
     assert len(apart) > 0 and len(together) > 0
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ([["gsm_symbolic", "none"]], "experiment.together: unknown name 'none'"),
-        (
-            [["gsm_symbolic"], ["gsm_symbolic"]],
-            "experiment.together: names gsm_symbolic twice; a task is evaluated in one",
-        ),
-    ],
-)
-def test_odd_lists_are_refused(value, message):
-    content = yaml.safe_load((ROOT / "config/config.yaml").read_text())
-    update_config(content, yaml.safe_load((ROOT / "tests/pipeline/config.yaml").read_text()))
-    content["experiment"]["together"] = value
-    with pytest.raises(InputError, match=re.escape(message)):
-        validate(content)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import tiny
 from pruning.calibration.prepare import micro_batches, sampled_positions, shard_of
+from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.data import datasets, text
 from pruning.data.text import own_answers, token_samples
@@ -41,7 +42,7 @@ ARC = {"id": 1, "query": "Question: q\nAnswer:", "choices": ["a", "b"], "gold": 
     [
         *(("aqua_raw", AQUA | changes) for changes in ({"correct": "F"}, {"correct": ""}, {"options": None})),
         ("aqua_rationale", AQUA | {"options": [""], "rationale": "r"}),
-        *(("arc_olmo", ARC | changes) for changes in ({"gold": 2}, {"gold": "1"}, {"query": None})),
+        *(("arc_olmo", ARC | changes) for changes in ({"gold": 2}, {"gold": -1}, {"gold": "1"}, {"query": None})),
     ],
 )
 def test_a_record_that_an_adapter_cannot_read_is_named(adapter, record):
@@ -81,6 +82,15 @@ LONG = [("abcdefghij", "KLM")]
 )
 def test_packing_by_hand(documents, changes, expected):
     assert samples(documents, **changes) == expected
+
+
+def test_a_record_without_a_value_that_the_text_names_is_named(tmp_path):
+    """`None` is no text."""
+    frame = pd.DataFrame({"question": ["1+1?", "2+2?"], "answer": ["2", None]})
+    artifacts.write_parquet(tmp_path / "own.parquet", frame, "dataset", {})
+    with pytest.raises(InputError, match=r"the text needs a field 'answer'; record 2 has \['question'\]"):
+        text.documents(tmp_path / "own.parquet", "{question}", " {answer}")
+    assert text.documents(tmp_path / "own.parquet", "{question}", "") == [("1+1?", ""), ("2+2?", "")]
 
 
 def test_the_seed_orders_the_documents():

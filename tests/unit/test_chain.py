@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import tiny
 from pruning.core import artifacts, chain
+from pruning.core.artifacts import record_of
 from pruning.core.errors import InputError
 from pruning.models.loading import load
 
@@ -51,6 +52,7 @@ def mask_of(method: str) -> Path:
 
 
 MODEL = Path("results/m/compact/c/wanda/40/model")
+MANIFEST = MODEL.parent / "manifest.json"
 
 
 def found(capsys) -> str:
@@ -92,11 +94,6 @@ def edited(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def record(path: Path) -> Path:
-    return path.with_name(f"{path.name}.json")
-
-
-MANIFEST = MODEL.parent / "manifest.json"
 WANDA, CHANGED = mask_of("wanda"), "was changed after it was made; delete it"
 TAMPERED = {  # what is done, how the file is read, and what is said
     "rows shuffled": (lambda: rewritten(WANDA, lambda frame: frame.iloc[[1, 0, 2, 3]]), "mask", f"{WANDA}: {CHANGED}"),
@@ -112,14 +109,14 @@ TAMPERED = {  # what is done, how the file is read, and what is said
     "a text beside a CSV": (lambda: TEXT.write_text("| dens |"), "text", f"{TEXT}: {CHANGED}"),
     "another CSV": (lambda: shutil.copy(OTHER_CSV, CSV), "csv", f"{CSV}: {CHANGED}"),
     "another CSV, with its record": (
-        lambda: [shutil.copy(OTHER_CSV, CSV), shutil.copy(record(OTHER_CSV), record(CSV))],
+        lambda: [shutil.copy(OTHER_CSV, CSV), shutil.copy(record_of(OTHER_CSV), record_of(CSV))],
         "csv",
-        f"{record(CSV)}: is {record(OTHER_CSV)}, put in another's place",
+        f"{record_of(CSV)}: is {record_of(OTHER_CSV)}, put in another's place",
     ),
     "a CSV and its record": (
-        lambda: [edited(CSV, "1.5", "2.5"), edited(record(CSV), artifacts.file_hash(AS_MADE), HASH)],
+        lambda: [edited(CSV, "1.5", "2.5"), edited(record_of(CSV), artifacts.file_hash(AS_MADE), HASH)],
         "csv",
-        f"{record(CSV)}: {CHANGED}",
+        f"{record_of(CSV)}: {CHANGED}",
     ),
 }
 READ = {
@@ -156,9 +153,8 @@ def test_a_replaced_weight_file_is_refused_also_after_it_was_found_right(results
 
 def test_files_known_to_be_right_are_not_read_again(results, monkeypatch):
     load(MODEL, "float32", "cpu")
-    manifest = MODEL.parent / "manifest.json"
     monkeypatch.setattr(chain.hashlib, "file_digest", lambda *_: pytest.fail("read again"))
-    chain.check_files(MODEL, manifest, artifacts.read_json(manifest, "compact"))
+    chain.check_files(MODEL, MANIFEST, artifacts.read_json(MANIFEST, "compact"))
 
 
 def test_what_was_made_from_other_inputs_is_found(results, capsys):
@@ -176,7 +172,7 @@ def test_a_csv_comes_back_and_its_origin_is_recorded(csv, capsys):
 
 
 def test_a_csv_without_its_record_is_refused(csv):
-    record(CSV).unlink()
+    record_of(CSV).unlink()
     with pytest.raises(InputError, match="m.csv: lacks m.csv.json, which says how it was made; delete it and run"):
         artifacts.read_csv(CSV)
 
@@ -184,11 +180,11 @@ def test_a_csv_without_its_record_is_refused(csv):
 def test_a_bit_that_flips_on_disk_is_found_by_verify_alone(results, capsys):
     """Neither sizes nor times tell of it: that is what is promised of files once found right."""
     load(MODEL, "float32", "cpu")
-    weights, manifest = MODEL / "model.safetensors", MODEL.parent / "manifest.json"
+    weights = MODEL / "model.safetensors"
     whole = bytearray(weights.read_bytes())
     whole[-1] ^= 1
     weights.write_bytes(whole)
-    chain.remember(MODEL, manifest, artifacts.read_json(manifest, "compact")["files"])  # as if no time had changed
+    chain.remember(MODEL, MANIFEST, artifacts.read_json(MANIFEST, "compact")["files"])  # as if no time had changed
     load(MODEL, "float32", "cpu")
     assert "model.safetensors: is not the file" in found(capsys)
 
@@ -208,7 +204,7 @@ def test_deleted_inputs_are_no_mistake(results, capsys):
 
 def test_a_broken_file_is_found(results, capsys):
     mask_of("rku").write_bytes(mask_of("rku").read_bytes()[:50])
-    (MODEL.parent / "manifest.json").write_text('{"provenance"')
+    MANIFEST.write_text('{"provenance"')
     said = found(capsys)
     assert "error: results/m/masks/c/rku/40.parquet: not a whole" in said and "manifest.json: not a whole file" in said
 

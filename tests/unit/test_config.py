@@ -257,6 +257,7 @@ REFUSED = [
     ("experiment|models", ["x"], ": unknown name 'x'; declared: tiny-reasoner"),
     ("experiment|calibrations", ["x"], ": unknown name 'x'; declared: gsm_symbolic-s0, …"),
     ("experiment|reference", "obs", ": unknown name 'obs'; declared: agf, cfsp, flap, random, rku, taylor_fo, wanda"),
+    ("experiment|together", [["arithmetic", "x"]], ": unknown name 'x'; declared: arithmetic, …"),
     ("experiment|together", [["arithmetic", "arithmetic"]], ": names arithmetic twice; a task is evaluated in one job"),
     ("models|m", {"source": {**PRUNED, "model": "x"}}, ".source.model: unknown name 'x'; declared: m, tiny-reasoner"),
     ("models|m", {"source": {**PRUNED, "method": "owl"}}, ".source.method: unknown name 'owl'; nearest: …"),
@@ -288,6 +289,7 @@ REFUSED = [
     ("cases|dataset", "gsm9k", ": unknown name 'gsm9k'; declared: aqua, aqua_rat, …"),
     ("cases|split", "dev", ": unknown name 'dev'; declared: test, train"),
     ("calibrations|gsm_symbolic-s2|dataset", "gsm9k", ": unknown name 'gsm9k'; declared: aqua, aqua_rat, …"),
+    ("calibrations|gsm_symbolic-s2|answers", "gsm_symbolic_text", ": unknown name 'gsm_symbolic_text'; declared: …"),
     ("tasks|gsm_symbolic_text|tokens", 10239, ": 10239 are 39 windows of seqlen 256, too few to compare …"),
     ("tasks|gsm_symbolic_text|answers", "arithmetik", ": unknown name 'arithmetik'; declared: arithmetic, …"),
     ("tasks|gsm_symbolic_text|answers", "gsm_symbolic_wider_text", ": unknown name 'gsm_symbolic_wider_text'; …"),
@@ -305,6 +307,7 @@ REFUSED = [
 OPTIONS = "tasks|gsm_symbolic_options|stop_early"
 STOP, TEXT = "tasks|gsm_symbolic|stop_early", "tasks|gsm_symbolic_text|text"
 ELSEWHERE = [
+    ("tunings|arithmetic|answered_by", "pruned", "tunings.arithmetic: answered_by: pruned: name the task that the …"),
     ("trap|low", 0.8, "trap: trap.low: 0.8 is not below trap.high, 0.75"),
     ("methods|rku|training", {"epochs": 3}, "methods.rku: training: only for `compensate: ridge_block`, not none"),
     ("methods|rku|options", {"x": 1}, "methods.rku: options: unknown name 'x'; declared: objective, reduction"),
@@ -344,6 +347,17 @@ OTHERS = {
     "tables.table1.methods: block_padded: compensate: ridge_block cannot be padded: use `export: exact`": {
         "methods|padded": {"score": "wanda", "allocate": "global", "export": "pad"},
         "tables|table1|methods": ["wanda", "rku", "block_padded"],
+    },
+    "calibrations.gsm_symbolic-s2.completion: the model's own answers stand there: leave it out": {
+        "calibrations|gsm_symbolic-s2|answers": "arithmetic",
+        "calibrations|gsm_symbolic-s2|completion": "",
+    },
+    "tunings.arithmetic: answered_by: pruned: its answers may be wrong: set `objective: distillation`": {
+        "tunings|arithmetic|answers": "arithmetic",
+        "tunings|arithmetic|answered_by": "pruned",
+    },
+    "methods.odd: allocate: joint scores `kv_groups` as well, which score 'cfsp' cannot; those that can: …": {
+        "methods|odd": {"score": "cfsp", "allocate": "joint"},
     },
     "models.mine: this name is taken by tables.mine; choose another for one of them": {
         "models|mine": MODEL,

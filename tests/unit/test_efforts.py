@@ -215,7 +215,6 @@ def test_reconstruction_takes_what_the_documents_say_of_a_7b_model():
     assert efforts.needs(folder, "bfloat16", cut, False, [DEFAULT.method("wanda")]) == (0, 0)
 
 
-CUT = {"samples": 32, "sequence_length": 512}
 UNEVEN = "attention_obs: layers of different widths, which llama.cpp does not read"
 
 
@@ -231,8 +230,10 @@ UNEVEN = "attention_obs: layers of different widths, which llama.cpp does not re
     ],
 )
 def test_few_tokens_and_files_that_cannot_be_made_are_said_beforehand(methods, family, width, sparsity, said):
-    named = efforts.definitions(dict.fromkeys(methods))
-    found = efforts.too_few_tokens(named, width, CUT, sparsity) + efforts.unread(named, {"model_type": family})
+    asked = {"sparsity": str(sparsity)} if sparsity else {"budget": ["bytes=9MB"]}
+    about = known(32 * 512, methods=methods, **asked)
+    named = efforts.definitions(about.methods)
+    found = ready.too_few_tokens(about, width) + efforts.unread(named, {"model_type": family})
     assert len(found) == (said is not None) and (not said or found[0].startswith(said))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -413,6 +414,9 @@ def test_models_are_folders_files_packages_and_repositories(tmp_path):
     assert (alias, source["kind"]) == ("my_model_v2", "local")
     gguf = {"kind": "gguf", "package": "pkg", "path": "dir/X.Q4_1.gguf"}
     assert model_source("pkg:dir/X.Q4_1.gguf") == ("x_q4_1", gguf)
+    (tmp_path / "of: me.gguf").touch()
+    there = {"kind": "gguf", "path": str(tmp_path / "of: me.gguf")}  # a colon does not make a package of a file
+    assert model_source(str(tmp_path / "of: me.gguf")) == ("of_me", there)
     hub = {"kind": "hub", "repo": "Qwen/Qwen2.5-7B", "revision": "a" * 40}
     assert model_source("Qwen/Qwen2.5-7B@" + "a" * 40)[1] == hub
     for name in ("nothing", "none.gguf", "a/b/c", "./missing"):
@@ -587,6 +591,13 @@ def test_a_models_size_is_known_before_it_is_fetched(tmp_path):
     assert parameters_of(source, tmp_path / "none") is None
 
 
+@pytest.mark.parametrize("package", ["no_such", "no.such", "./no", "json.tool"])  # the last is no folder
+def test_a_package_that_is_not_there_is_named(tmp_path, package):
+    _, source = model_source(f"{package}:x.gguf")
+    with pytest.raises(InputError, match=f"Python package '{package}' is not installed"):
+        parameters_of(source, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -615,6 +626,13 @@ def written(tmp_path):
 def test_a_file_as_it_was_written_is_not_edited(written, tmp_path):
     assert config_file.edited(written) is None and config_file.edited(tmp_path / "none.yaml") is None
     assert yaml.safe_load(written.read_text()) == made()
+
+
+def test_a_command_of_several_lines_is_one_comment(written):
+    command = "prune m --answer 'regex:ä\n\x85b'"
+    written.write_text(config_file.signed(text(made(), command)))
+    assert yaml.safe_load(written.read_text()) == made()
+    assert written.read_text().splitlines()[0] == r"# Written by: prune m --answer 'regex:ä\n\x85b'"
 
 
 def test_what_was_edited_is_used_and_told_by_its_keys(written):
@@ -653,6 +671,16 @@ def test_what_was_edited_is_used_and_told_by_its_keys(written):
             "prune.yaml: tables.validation.tasks: models",
         ),
         ("    tasks:\n    - own\n", "    tasks:\n    - gsm_symbolic\n", "prune.yaml: tables.table1.tasks: no text, by"),
+        (
+            "    - own\n    paper",
+            "    - own\n    - own@arithmetic\n    paper",
+            "prune.yaml: tables.validation.tasks: lacks own_validation@arithmetic: every",
+        ),
+        (
+            "    - own\n    paper",
+            "    - own\n    - gsm_symbolic@arithmetic\n    paper",
+            "prune.yaml: tables.table1.tasks: lacks gsm_symbolic: every model of table1 is evaluated on every task",
+        ),
     ],
 )
 def test_mistakes_in_an_edited_file_are_named(written, old, new, message):
@@ -834,18 +862,30 @@ def test_every_measure_has_its_columns():
     assert (agf["cut_off_low"], agf["cut_off_high"]) == pytest.approx((0.2366, 0.7634), abs=1e-4)  # Wilson, 5 of 10
 
 
+def test_a_further_text_has_a_column_of_its_own():
+    """As one that somebody wrote into the configuration."""
+    table = pd.DataFrame(
+        {"task": ["own", "own", "wiki", "wiki"], "metric": ["perplexity", "kl"] * 2, "cut_off": np.nan}
+    )
+    wanted = [("perplexity", "perplexity"), ("kl", "KL to dense")]
+    wanted += [("wiki perplexity", "perplexity of wiki"), ("wiki kl", "KL to dense of wiki")]
+    assert [(each.key, each.title) for each in decision.measures(table)] == wanted
+
+
 def test_answers_of_the_dense_model_without_what_is_judged_are_counted_and_shown():
     samples = pd.DataFrame({"prediction": ["7", "[invalid]"], "response": ["is 7", "x" * 90 + "!"]})
     wanted = "--answer number: 1 of 2 answers of the dense model do not have it, as '" + "x" * 79 + "!'."
     assert decision.without_answer(samples, "number") == [wanted] and not decision.without_answer(samples[:1], "number")
 
 
-def test_a_job_that_nothing_can_run_beside_has_all_cores(monkeypatch, tmp_path):
+def test_a_job_that_nothing_can_run_beside_has_all_cores_and_jobs_at_once_fit_in_the_memory(monkeypatch, tmp_path):
     said = []
-    monkeypatch.setattr(running.workflow, "events", lambda arguments, log: said.append(arguments) or [])
+    monkeypatch.setattr(running.memory, "physical", lambda: 24e9)
+    monkeypatch.setattr(running.workflow, "events", lambda given, log: said.append(dict(pairwise(given))) or [])
     for alone in (None, "evaluate"):
         running.run(Request("m", out=tmp_path, cores=3), "answering", "target", alone=alone)
-    assert [each[each.index("--set-threads") + 1] for each in said if "--set-threads" in each] == ["evaluate=3"]
+    assert [each.get("--set-threads") for each in said] == [None, "evaluate=3"]
+    assert [(each["--cores"], each["--resources"]) for each in said] == [("3", "mem_mb=24000")] * 2
 
 
 class Answering:
@@ -1026,6 +1066,28 @@ def test_models_to_compare_with_are_computed_alike_and_read_the_same_texts(tmp_p
         ready.with_smaller(about, about.model["m"])
 
 
+FILES = {"quantised": ["f16"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked"),
+    [
+        ({}, [prune.SMALLER]),
+        ({"smaller": None}, []),
+        ({"table1": FILES}, [prune.SMALLER]),  # without those of the validation text there is no verdict
+        ({"table1": FILES, "validation": FILES}, [*prune.AGAINST, prune.SMALLER]),
+    ],
+)
+def test_of_an_edited_configuration_the_tables_are_asked_for_that_it_makes(changes, asked):
+    about = known(methods=["attention_obs"], against=["Small"])
+    about = replace(about, smaller={"small": about.model["m"]})
+    content = build(about, [20])
+    for name, own in changes.items():
+        content["tables"][name] = own and content["tables"][name] | own
+    found = prune.tables(replace(about, mine=config_file.Edited(content, validated(content))))
+    assert found == (*prune.TABLES, *asked)
+
+
 @pytest.mark.parametrize(
     ("against", "message"),
     [
@@ -1072,9 +1134,6 @@ def test_fields_that_are_not_read_are_named_before_the_model_is_fetched(tmp_path
         with pytest.raises(InputError, match="--methods: unknown name 'wandaa'; nearest: wanda"):
             ready.ready(Request("y/m", **given))
         assert f"of the data {read} are read, and not {unread}." in capsys.readouterr().out
-    given["data"].write_text('{"a": "b"}')
-    with pytest.raises(InputError, match="mine.jsonl: its records have a; one of these is needed"):
-        ready.ready(Request("y/m", **given))
 
 
 # the status
@@ -1122,11 +1181,3 @@ def test_a_failed_job_is_named_with_its_last_words(tmp_path):
     (tmp_path / "results/logs/e.log").write_text("start\nerror: no memory\n\n")
     found = status_of(tmp_path, *RAN, {"event": "job_error", "jobid": 4})
     assert found == ["1 of 4 steps (25%) done", "failed: evaluate variant=dense: error: no memory"]
-
-
-def test_jobs_at_once_fit_in_the_memory_that_there_is(tmp_path, monkeypatch):
-    given = []
-    monkeypatch.setattr(running.memory, "physical", lambda: 24e9)
-    monkeypatch.setattr(running.workflow, "events", lambda arguments, log: given.extend(arguments) or [])
-    running.run(Request("m", out=tmp_path, cores=3), "measuring", "results/table1.csv")
-    assert given[given.index("--cores") + 1] == "3" and given[given.index("--resources") + 1] == "mem_mb=24000"

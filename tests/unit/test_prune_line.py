@@ -169,6 +169,8 @@ def test_methods_whose_models_become_no_file_are_refused(tmp_path, family, metho
 
 
 def test_commands_name_whole_paths_and_what_a_model_needs(tmp_path, monkeypatch):
+    tmp_path /= "export"  # as /export/home: the run's own is the last of this name
+    tmp_path.mkdir()
     monkeypatch.chdir(tmp_path)
     folder = Path("my results/m/export/own/wanda/50/model")
     folder.mkdir(parents=True)

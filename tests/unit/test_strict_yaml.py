@@ -81,6 +81,16 @@ def test_what_is_read_as_it_is_meant_passes(content: bytes, tmp_path: Path):
     strict_yaml.check(tmp_path / "mine.yaml")
 
 
+def test_a_file_that_was_changed_is_read_again(tmp_path: Path):
+    """As one that is edited between two calls of a program."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("a: 1\n")
+    strict_yaml.check(path)
+    path.write_text("a: 1\na: 2\n")
+    with pytest.raises(InputError, match="a: this key stands twice"):
+        strict_yaml.check(path)
+
+
 def test_every_shipped_file_passes():
     for path in (*ROOT.glob("config/*.yaml"), *ROOT.glob("config/tasks/*.yaml")):
         strict_yaml.check(path)

@@ -15,6 +15,7 @@ from pruning.config.schema import Config
 from pruning.config.validation import validate
 from pruning.core import strict_yaml
 from pruning.core.errors import InputError
+from pruning.core.names import Column
 
 DIGEST = "# Digest of the lines above, by which `prune` knows whether they were edited: "
 LEFT_OUT = object()
@@ -62,6 +63,12 @@ def edited(path: Path) -> Edited | None:
         method, sparsity = missing[0]
         lacks = f"lacks {method} at {sparsity}%, which table1 has"
         raise InputError(f"{path}: tables.validation: {lacks}: models are chosen by it: give both the same")
+    tunings = {column.tuning for column in config.table("table1").columns}
+    for name in ("table1", "validation"):
+        there = {*config.table(name).columns}
+        if lacking := sorted({*map(str, {Column(each.task, tuning) for each in there for tuning in tunings} - there)}):
+            said = f"lacks {lacking[0]}: every model of table1 is evaluated on every task"
+            raise InputError(f"{path}: tables.{name}.tasks: {said}: {remedy}")
     judged = config.table("validation").columns
     if len({column.task for column in judged}) != 1 or config.tasks[judged[0].task].kind != "perplexity":
         raise InputError(f"{path}: tables.validation.tasks: models are chosen by one text's perplexity: {remedy}")

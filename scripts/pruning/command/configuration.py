@@ -54,7 +54,7 @@ def model_source(text: str) -> tuple[str, dict[str, Any]]:
     if path.is_dir():
         source, name = {"kind": "local", "path": str(path.resolve())}, path.name or path.resolve().name
     elif text.endswith(".gguf"):
-        package, _, file = text.rpartition(":")
+        package, _, file = ("", "", text) if path.is_file() else text.rpartition(":")
         place = {"package": package, "path": file} if package else {"path": str(path.parent.resolve() / path.name)}
         source, name = {"kind": "gguf", **place}, Path(file).stem
         if not package and not path.is_file():
@@ -289,7 +289,8 @@ class Plain(yaml.SafeDumper):
 
 
 def text(content: dict[str, Any], command: str) -> str:
-    """Return a configuration as YAML. command: what wrote it."""
+    """Return a configuration as YAML. command: what wrote it, for a comment of one line."""
+    command = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in command)
     parts = [f"# Written by: {command}\n# Every key is explained in config/config.yaml of the workflow.\n"]
     for key, value in content.items():
         comment = f"# {COMMENTS[key]}\n" if key in COMMENTS else ""

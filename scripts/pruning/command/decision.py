@@ -58,6 +58,8 @@ def measures(table: pd.DataFrame) -> list[Measure]:
             title, unit = texts[metric]
             key = f"data_{metric}" if said and task != SAID else metric
             of = " of your data" if key != metric else " of right answers" if said and metric in OF_TEXT else ""
+            if key in [each.key for each in found]:  # a further text, of an edited configuration
+                key, of = f"{task} {metric}", f" of {task}"
             found.append(Measure(key, f"{title}{of}", unit, "lower", task, metric))
         elif task == ANSWERS:
             found.append(Measure("answers", "right answers", "share", "higher", task, metric))

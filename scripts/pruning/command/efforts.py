@@ -171,27 +171,6 @@ def with_vocabularies(
     return found, said
 
 
-def too_few_tokens(
-    methods: Mapping[str, Method], width: int, calibration: Mapping[str, Any], sparsity: int
-) -> list[str]:
-    """Return a note where there are too few calibration tokens for what the methods fit.
-
-    width: neurons of the widest layer; sparsity: the least, in per cent, 0 where it is not known yet; calibration:
-    `samples` and `sequence_length`."""
-    from pruning.calibration.second_moments import HELD_OUT_EVERY  # torch is slow
-
-    samples, columns = calibration["samples"], round(width * (1 - sparsity / 100))
-    tokens = (samples - samples // HELD_OUT_EVERY) * calibration["sequence_length"]
-    refitted = [name for name, method in methods.items() if method.compensate.startswith("ridge")]
-    if not refitted or tokens >= TOKENS_A_COLUMN * columns:
-        return []
-    return [
-        f"{', '.join(refitted)}: {tokens:,} calibration tokens fit {columns:,} columns per layer, fewer than "
-        f"{TOKENS_A_COLUMN} per column: what is reconstructed may do worse on other text. Give more records, or "
-        "more of their tokens with --tokens."
-    ]
-
-
 def unread(methods: Mapping[str, Method], shape: Mapping[str, Any]) -> list[str]:
     """Return a note where llama.cpp does not read what the methods make of the model. shape: its config.json."""
     remedy = "add --gguf, which keeps them equal" if {*methods} <= {*EFFORTS} else "take one of `allocate: uniform`"

@@ -144,8 +144,9 @@ def tables(known: Known) -> tuple[str, ...]:
     """Return the tables that a page is made of."""
     types, smaller = known.request.types, known.smaller
     if known.mine:
-        asked = known.mine.config.tables
-        types, smaller = all(asked[name].types for name in ("validation", "table1")), "smaller" in asked
+        asked = known.mine.config.tables_used
+        types = all(asked[name].types for name in ("validation", "table1"))
+        smaller = "smaller" in asked and asked["smaller"].types
     return (*TABLES, *(AGAINST if types else ()), *([SMALLER] if smaller else []))
 
 

@@ -19,6 +19,7 @@ from pruning.config.methods import Method
 from pruning.core import devices, memory, names
 from pruning.core.errors import InputError, within
 from pruning.data import datasets
+from pruning.methods.compensation import TOKENS_A_COLUMN
 from pruning.models import gguf
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import family_of, read_config
@@ -240,6 +241,19 @@ def with_methods(known: Known, shape: Mapping[str, Any], width: int) -> Known:
 
 
 def too_few_tokens(known: Known, width: int) -> list[str]:
-    """Return a note where there are too few calibration tokens for what the methods fit. width: the widest layer's."""
-    least = min(known.request.sparsities, default=0)
-    return efforts.too_few_tokens(efforts.definitions(known.methods), width, configuration.calibration(known), least)
+    """Return a note where there are too few calibration tokens for what the methods fit, at the least sparsity, or
+    where that is not known yet at none. width: neurons of the widest layer."""
+    from pruning.calibration.second_moments import HELD_OUT_EVERY  # torch is slow
+
+    calibration, least = configuration.calibration(known), min(known.request.sparsities, default=0)
+    samples, columns = calibration["samples"], round(width * (1 - least / 100))
+    tokens = (samples - samples // HELD_OUT_EVERY) * calibration["sequence_length"]
+    methods = efforts.definitions(known.methods)
+    refitted = [name for name, method in methods.items() if method.compensate.startswith("ridge")]
+    if not refitted or tokens >= TOKENS_A_COLUMN * columns:
+        return []
+    return [
+        f"{', '.join(refitted)}: {tokens:,} calibration tokens fit {columns:,} columns per layer, fewer than "
+        f"{TOKENS_A_COLUMN} per column: what is reconstructed may do worse on other text. Give more records, or "
+        "more of their tokens with --tokens."
+    ]

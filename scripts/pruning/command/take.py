@@ -53,8 +53,9 @@ def commands(folder: Path, files: Sequence[Path], prompt: str) -> dict[str, str]
         everything = f"{whole}/{multimodal.FOLDER}"
         said["Python, the whole multimodal model"] = WHOLE.format(folder=everything, own_code=trusted)
     for file in map(Path.resolve, files):
-        name = "-".join(part for part in file.parts[file.parts.index("export") - 1 :] if part not in ("export", "gguf"))
-        name, modelfile = name.removesuffix(".gguf"), str(file.with_suffix(".Modelfile"))
+        before, _, variant = str(file.with_suffix("")).rpartition("/export/")
+        name = "-".join([Path(before).name, *(part for part in variant.split("/") if part != "gguf")])
+        modelfile = str(file.with_suffix(".Modelfile"))
         create, start = ["ollama", "create", name, "-f", modelfile], ["ollama", "run", name]
         said[f"llama.cpp, {file.stem}"] = shlex.join(["llama-cli", "-m", str(file)])
         said[f"Ollama, {file.stem}"] = f"{shlex.join(create)} && {shlex.join(start)}"

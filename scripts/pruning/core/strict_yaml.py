@@ -35,10 +35,15 @@ def check_given(arguments: Sequence[str]) -> None:
                 sys.exit(f"error: {error}")
 
 
-@cache
 def check(path: Path) -> None:
     """Raises InputError, naming file, line and key, for a file that is not one mapping in UTF-8, that says a key twice,
     or that holds what no loader reads as it is meant: loops of aliases, octal numbers, characters of no text."""
+    _check(path, path.stat().st_mtime_ns if path.exists() else None)
+
+
+@cache
+def _check(path: Path, changed: int | None) -> None:
+    """The file as it was changed last: a start of Snakemake asks for it twice."""
     text = _text(path)
     if text.lstrip().startswith("{"):  # JSON may be indented with tabs, YAML may not
         text = text.replace("\t", " ")

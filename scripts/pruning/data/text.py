@@ -19,12 +19,16 @@ MARK = "0a1b2c"
 def documents(data: Path, prompt: str, completion: str) -> list[tuple[str, str]]:
     """(prompt, completion) of every record of a dataset's parquet.
 
-    Raises InputError where a template names a field that it has not."""
-    records = artifacts.read_table(data, "dataset").to_pylist()
-    try:
-        return [(prompt.format_map(record), completion.format_map(record)) for record in records]
-    except KeyError as field:
-        raise InputError(f"{data}: the text needs a field {field}; it has {sorted(records[0])}") from None
+    Raises InputError where a template names a field that a record has not, or has no value in."""
+    found: list[tuple[str, str]] = []
+    for record in artifacts.read_table(data, "dataset").to_pylist():
+        given = {field: value for field, value in record.items() if value is not None}
+        try:
+            found.append((prompt.format_map(given), completion.format_map(given)))
+        except KeyError as field:
+            number = len(found) + 1
+            raise InputError(f"{data}: the text needs a field {field}; record {number} has {sorted(given)}") from None
+    return found
 
 
 def own_answers(samples: pd.DataFrame, task: str, metric: str, which: str = "right") -> pd.DataFrame:

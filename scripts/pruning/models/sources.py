@@ -6,7 +6,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from importlib.metadata import Distribution
 from pathlib import Path
@@ -261,7 +261,7 @@ def gguf_files(source: Source) -> list[Path]:
     Raises InputError if a package is not installed or has another version, or a file is missing or another kind's."""
     places, wanted = locations(source), source["version"]
     packages = list(dict.fromkeys(package for package, _ in places if package))
-    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
+    if missing := [package for package in packages if package_folder(package) is None]:
         which = "Python package {} is" if len(missing) == 1 else "Python packages {} are"
         raise InputError(f"{which.format(', '.join(map(repr, missing)))} not installed: {pip(missing, wanted)}")
     if other := {package: found for package in packages if wanted and (found := installed(package)) != wanted}:
@@ -292,9 +292,11 @@ def installed(package: str) -> str:
     return next((found.version for found in Distribution.discover(name=package)), "unknown")
 
 
-def package_folder(package: str | None) -> Path:
-    """Where a package's files lie; the working directory for none."""
-    return Path(importlib.util.find_spec(package).submodule_search_locations[0]) if package else Path()
+def package_folder(package: str | None) -> Path | None:
+    """Where a package's files lie; the working directory for no name; None where there is no such package."""
+    with suppress(ImportError, ValueError, AttributeError, TypeError):  # of a name that is none, and of no package
+        return Path(importlib.util.find_spec(package).submodule_search_locations[0]) if package else Path()
+    return None
 
 
 @contextmanager

@@ -168,7 +168,7 @@ def figures(config: Config) -> dict[str, Entry]:
     if logs := recovery_logs(config):
         models, methods = zip(*logs.values(), strict=True)
         found["recovery"] = Entry(
-            "Loss during LoRA recovery on the tuning text. A low loss is no accuracy: tables of recovered models have that.",
+            "Loss during LoRA recovery on the tuning text. A low loss is no accuracy: tables of recoveries have that.",
             {"log": list(logs)},
             {
                 "models": list(dict.fromkeys([*config.experiment.models, *models])),
