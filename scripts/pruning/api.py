@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,7 +191,7 @@ def allocate(
     if lacking := {*allocation.structures_of(scheme)[1:]} - {*(there := masks.structures_of(scores))}:
         said = f"also cuts {', '.join(sorted(lacking))}, and the scores are of {', '.join(there)} alone"
         raise InputError(f"scheme: {scheme!r} {said}: score with those `structures` as well")
-    if not isinstance(sparsity, int | float) or not 0 < sparsity < 1:
+    if not isinstance(sparsity, Real) or not 0 < sparsity < 1:
         raise InputError(f"sparsity: {sparsity} is not between 0 and 1")
     method = {"allocate": scheme, "options": dict(options or {}), "round_to": round_to}
     if measured is None and allocation.search_of(scheme):
@@ -203,7 +204,7 @@ def allocate(
     layers = statistics.layers if statistics else None
     original = {"original": {"widths": widths}}
     problem = allocation.problem_of(scores, layers, original, min_keep, measured, latencies)
-    return allocation.mask(scores, problem, round(100 * sparsity, 9), method)[0]
+    return allocation.mask(scores, problem, round(100 * float(sparsity), 9), method)[0]
 
 
 def compact(model: PreTrainedModel, mask: pd.DataFrame) -> PreTrainedModel:

@@ -202,6 +202,9 @@ def test_prune_asks_for_what_the_command_would(monkeypatch):
     request = asked[-1][0]
     assert (request.tasks, request.gguf, request.against) == (["gsm8k"], ["q8_0"], ["q4_k_m", "c/d"])
     assert (request.budget, request.vocabulary, request.sparsities) == (["bytes=3MB"], "300", [])
+    for numpys in (np.float32(0.3), np.array([0.3])):
+        pruning.prune("a/b", data="mine.jsonl", sparsity=numpys)
+        assert asked[-1][0].sparsity == "30"
 
 
 def test_one_batch_needs_no_list_and_a_dtype_may_be_torchs(model, tmp_path):

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -129,8 +130,8 @@ def of_python(model: Any, data: Any, sparsity: Any, out: Any, rest: Mapping[str,
     if rest.get("vocabulary") is not None:
         given["vocabulary"] = str(rest["vocabulary"])
     if sparsity is not None:
-        shares = [sparsity] if isinstance(sparsity, int | float) else [*sparsity]
-        percents = [round(100 * each, 6) if isinstance(each, int | float) else -1 for each in shares]
+        shares = [sparsity] if isinstance(sparsity, Real) else [*sparsity]
+        percents = [round(100 * float(each), 4) if isinstance(each, Real) else -1 for each in shares]
         if not percents or any(percent % 1 or not 0 <= percent < 100 for percent in percents):
             raise InputError(f"sparsity: {sparsity}: give shares between 0 and 1 in whole per cents, as 0.3")
         given["sparsity"] = ",".join(str(int(percent)) for percent in percents)
