@@ -126,6 +126,19 @@ def test_sizes_of_the_vocabulary_are_methods_that_a_budget_compares():
         efforts.with_vocabularies(wanda, [None, 90], folder)
 
 
+@pytest.mark.parametrize(("tokens", "tied", "said"), [(151_936, True, 28), (151_936, False, 55), (99_999, False, 0)])
+def test_a_large_vocabulary_is_said_to_be_large(tmp_path, tokens, tied, said):
+    """Of Qwen2.5-0.5B's width; not where it cannot be cut."""
+    stock = SimpleNamespace(vocab_size=tokens, hidden_size=896, tie_word_embeddings=tied)
+    expected = [
+        f"{said}% of the parameters are those of {tokens:,} tokens, few of which a task needs: try --vocabulary 30%."
+    ]
+    assert efforts.large_vocabulary(stock, 494_032_768, ROOT / "resources/tiny-reasoner") == (expected if said else [])
+    assert efforts.large_vocabulary(stock, 10 * 494_032_768, ROOT / "resources/tiny-reasoner") == []
+    (tmp_path / "config.json").write_text('{"vocab_size": 151936}')
+    assert efforts.large_vocabulary(stock, 494_032_768, tmp_path) == []
+
+
 SCALED = "{} normalises or scales what its layers add"
 
 

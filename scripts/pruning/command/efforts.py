@@ -32,6 +32,9 @@ MULTIPLES, LEAST_BLOCKS = {"cpu": 32, "gpu": 128}, 16
 """Kept widths are multiples of so many neurons (what that costs: table `rounding` of config/candidates.yaml), or of the
 block of a GGUF type that is asked for, where the widest layer has at least so many of these."""
 
+LARGE_VOCABULARY, LARGE_SHARE = 100_000, 0.1
+"""From so many tokens, and from so large a share of the parameters on, a smaller vocabulary is worth trying."""
+
 
 class Effort(Strict):
     """A preset of config/efforts."""
@@ -169,6 +172,24 @@ def with_vocabularies(
         found[name + distinct] = own.model_copy(update={"vocabulary": size})
     said = f"Pruned models keep {' or '.join(kept)} tokens. Texts are compared in bits per byte."
     return found, said
+
+
+def large_vocabulary(stock: Any, parameters: int, folder: Path) -> list[str]:
+    """Return a note where a smaller vocabulary may well save more, and cost less, than neurons do. stock: the text
+    part's configuration. folder: the model's.
+
+    Measured with Qwen2.5's 151,936 tokens (docs/howto/vocabulary.md); of SmolLM2's 49,152 it is worth less."""
+    from pruning.models.vocabulary import Tokenizer
+
+    share = stock.vocab_size * stock.hidden_size * (1 if stock.tie_word_embeddings else 2) / parameters
+    if stock.vocab_size < LARGE_VOCABULARY or share < LARGE_SHARE:
+        return []
+    try:
+        Tokenizer(folder)
+    except InputError:  # of a kind that cannot be cut
+        return []
+    said = f"{share:.0%} of the parameters are those of {stock.vocab_size:,} tokens, few of which a task needs"
+    return [f"{said}: try --vocabulary 30%."]
 
 
 def unread(methods: Mapping[str, Method], shape: Mapping[str, Any]) -> list[str]:

@@ -96,6 +96,8 @@ def ready(request: Request) -> Known:
     if family_of(read_config(known.folder), known.folder).mixture:
         known = for_mixture(known)
     known = with_methods(known, shape, max(manifest["widths"]))
+    if not request.vocabulary:
+        known = known.noted(efforts.large_vocabulary(stock, manifest["parameters"], known.folder))
     if known.trained is not None:
         known = known.noted([f"A mixture of experts: sparsity counts the {known.units} of every layer."])
     if request.files:
