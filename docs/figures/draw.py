@@ -26,6 +26,7 @@ SERIES = [
     {"color": INK, "marker": "D"},
     {"color": "#0072B2", "marker": "o", "markersize": 7},
     {"color": "#D55E00", "marker": "^", "markersize": 7},
+    {"color": "#009E73", "marker": "v", "markersize": 7},
     {"color": GREY, "marker": "s", "markersize": 6},
 ]
 LOOKS = {
@@ -61,7 +62,9 @@ def against_bytes(rows: pd.DataFrame, label: str) -> Figure:
             own["mb"], values, yerr=[values - own["low"], own["high"] - values], capsize=2.5, label=model, **look
         )
         for kind, mb, value in zip(own["type"], own["mb"], values, strict=True):
-            axis.annotate(kind, (mb, value), (5, 5), textcoords="offset points", fontsize="small", color=look["color"])
+            rises = ((own["mb"] > mb) & (values > value)).any()  # so that the line leaves the label free
+            offset = (5, -12 if rises else 5)
+            axis.annotate(kind, (mb, value), offset, textcoords="offset points", fontsize="small", color=look["color"])
     axis.set_xlabel("file, MB")
     axis.set_ylabel(label)
     axis.margins(x=0.12)
