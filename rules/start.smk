@@ -26,7 +26,7 @@ onstart:
     # Not known before the jobs are; here no dry-run comes.
     checked(locks.hold, Path(".snakemake"))
     checked(preflight.check_size, CONFIG, sum(1 for _ in workflow.dag.needrun_jobs()))
-    checked(partial(slurm.refuse_twice, Path.cwd(), must_know=workflow.executor_plugin.name == "slurm"))
+    checked(partial(slurm.refuse_twice, Path.cwd(), submits=workflow.executor_plugin.name == "slurm"))
     # Snakemake starts as many local jobs as there are cores; memory and GPUs must suffice as well. Known only now:
     # whether jobs run here at all, and that this is no dry-run.
     if workflow.local_exec:

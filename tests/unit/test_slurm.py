@@ -35,15 +35,20 @@ def test_only_unfinished_jobs_of_runs_in_this_folder_count(tmp_path, monkeypatch
     lines = [f"10|{RUN}|{tmp_path}/link", f"6|{RUN}|{tmp_path}", *reversed(lines)]
     program("squeue", "\n".join(["cat <<'END'", *lines, "END"]))
     assert slurm.live_jobs(tmp_path) == ["1", "4", "10"]
-    with pytest.raises(InputError, match="^3 Slurm jobs of an earlier run .*: scancel 1 4 10$"):
-        slurm.refuse_twice(tmp_path, must_know=False)
+    slurm.refuse_twice(tmp_path, submits=False)  # no run there was through Slurm
+    for submits in (True, False):
+        with pytest.raises(InputError, match="^3 Slurm jobs of an earlier run .*: scancel 1 4 10$"):
+            slurm.refuse_twice(tmp_path, submits=submits)
 
 
-def test_a_silent_slurm_stops_its_own_runs_alone(tmp_path, program):
-    program("squeue", "echo cannot reach it >&2\nexit 1")
-    slurm.refuse_twice(tmp_path, must_know=False)
+def test_a_silent_slurm_stops_its_own_runs_alone_and_others_do_not_wait_for_it(tmp_path, program):
+    program("squeue", f"echo >> {tmp_path}/asked\necho cannot reach it >&2\nexit 1")
+    slurm.refuse_twice(tmp_path, submits=False)
+    assert not (tmp_path / "asked").exists()
     with pytest.raises(InputError, match=r"^squeue does not answer \(cannot reach it\)"):
-        slurm.refuse_twice(tmp_path, must_know=True)
+        slurm.refuse_twice(tmp_path, submits=True)
+    slurm.refuse_twice(tmp_path, submits=False)
+    assert (tmp_path / "asked").read_text() == 2 * "\n"
 
 
 @pytest.mark.parametrize(("answers", "kept"), [(True, ["b"]), (False, ["a", "b"])])

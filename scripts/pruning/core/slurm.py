@@ -11,6 +11,9 @@ from pruning.core.errors import InputError
 
 RUN = r"([A-Za-z0-9_-]+_)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"  # the plugin's name of all jobs of one run
 
+SUBMITTED = ".snakemake/submitted_to_slurm"
+"""In a run's folder: some run there was through Slurm."""
+
 
 def live_jobs(folder: Path) -> list[str]:
     """Slurm's numbers of the jobs that runs in this folder have submitted and that have not ended.
@@ -28,14 +31,21 @@ def live_jobs(folder: Path) -> list[str]:
     return sorted(ours, key=int)
 
 
-def refuse_twice(folder: Path, *, must_know: bool) -> None:
+def refuse_twice(folder: Path, *, submits: bool) -> None:
     """Raises InputError if jobs of a run that was killed are still at work: they would be done once more.
 
-    A run that submits nothing to Slurm looks as well, but needs no answer (must_know)."""
+    A run that submits nothing to Slurm looks as well where an earlier one did, but needs no answer. Elsewhere it does
+    not ask: with Slurm installed and its controller away that would take nine seconds."""
+    submitted = folder / SUBMITTED
+    if submits:
+        submitted.parent.mkdir(exist_ok=True)
+        submitted.touch()
+    elif not submitted.exists():
+        return
     try:
         jobs = live_jobs(folder)
     except InputError:
-        if must_know:
+        if submits:
             raise
         return
     if jobs:
