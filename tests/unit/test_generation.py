@@ -22,7 +22,7 @@ PROMPTS = [EXAMPLES + own for own in ([7, 8], [9], [200, 3, 5, 12, 40, 41, 42], 
 def groups_cut():
     """The first layer has one key-value group of two."""
     model = tiny.qwen2()
-    kv_groups.shrink(model.model.layers[0], 0, [np.array([False, True])], families.of(model))
+    kv_groups.STRUCTURE.shrink(model.model.layers[0], 0, [np.array([False, True])], families.of(model))
     return model
 
 
@@ -30,7 +30,7 @@ def first_dropped():
     """The first layer has no attention, the second no FFN."""
     model = tiny.qwen2(3)
     family, layers = families.of(model), model.model.layers
-    kv_groups.shrink(layers[0], 0, [np.array([False, False])], family)
+    kv_groups.STRUCTURE.shrink(layers[0], 0, [np.array([False, False])], family)
     ffn.shrink(layers[1], 1, [None, np.zeros(48, dtype=bool)], family)
     return model
 

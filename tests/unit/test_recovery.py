@@ -237,7 +237,7 @@ def test_other_settings_do_not_go_on_from_that_checkpoint(pruned, monkeypatch):
     ("changes", "message"),
     [
         ({"targets": ["q_proj", "fc1"]}, r"targets: no linear modules \['fc1'\] in the model; it has \['down_proj'"),
-        ({"prompt": "{text}"}, r"needs a field 'text'; it has \['answer', 'question'\]"),
+        ({"prompt": "{text}"}, r"needs a field 'text'; record 1 has \['answer', 'question'\]"),
         ({"sequence_length": 3}, "tunings: sequence_length: 3: no text's completion begins within it: raise"),
     ],
 )

@@ -75,7 +75,7 @@ def without_data(folder: Path, case: str) -> rehearsal.Taken:
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_taken_without_data_is_taken_with_data(folder, case, monkeypatch):
-    monkeypatch.setattr(head, "TOKENS", 10**9)  # all at once, as on a GPU; a CPU takes less
+    monkeypatch.setattr(head, "IN_CACHE", 10**12)  # all at once, as on a GPU; a CPU takes less
     predicted = without_data(folder, case)
     real = CASES[case](load(folder, "float32", "cpu")[0])
     assert predicted.bytes == pytest.approx(real.bytes, rel=0.02) and predicted.bytes > 100_000
