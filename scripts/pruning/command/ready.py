@@ -96,7 +96,7 @@ def ready(request: Request) -> Known:
     if family_of(read_config(known.folder), known.folder).mixture:
         known = for_mixture(known)
     known = with_methods(known, shape, max(manifest["widths"]))
-    if not request.vocabulary:
+    if not any(method.vocabulary for method in known.compared.values()):
         known = known.noted(efforts.large_vocabulary(stock, manifest["parameters"], known.folder))
     if known.trained is not None:
         known = known.noted([f"A mixture of experts: sparsity counts the {known.units} of every layer."])

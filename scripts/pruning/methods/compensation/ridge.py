@@ -41,7 +41,7 @@ def compensate(down: np.ndarray, keep: np.ndarray, evidence: Mapping[str, Any]) 
 
 def strength(down: np.ndarray, order: np.ndarray, evidence: Mapping[str, Any]) -> float:
     """λ in units of S's mean diagonal, as `compensate` chooses it where the first half of the columns stays."""
-    return float(compensate(down, _first(order, len(order) / 2), evidence).record["lambda"])
+    return float(compensate(down, _half(order), evidence).record["lambda"])
 
 
 def nested(
@@ -55,15 +55,14 @@ def nested(
     relative: λ in units of the mean diagonal of the first half's S."""
     from scipy.linalg import cholesky, solve_triangular  # slow, as in least_squares.py
 
-    in_order = down[:, order].astype(np.float64)
     if relative == math.inf:
         return lambda kept: down[:, order[:kept]]
     moments = np.add(*(evidence[part] for part in PARTS), dtype=np.float64)
-    penalty = relative * moments.diagonal()[_first(order, len(order) / 2)].mean() + 1e-30
+    penalty = relative * moments.diagonal()[_half(order)].mean() + 1e-30
     moments = moments[np.ix_(order, order)]
     moments[np.diag_indices(len(order))] += penalty
     lower = cholesky(moments, lower=True, overwrite_a=True)
-    product = in_order @ lower
+    product = down[:, order].astype(np.float64) @ lower
 
     def refitted(kept: int) -> np.ndarray:
         solved = solve_triangular(lower[:kept, :kept], product[:, :kept].T, lower=True, trans="T")
@@ -72,10 +71,10 @@ def nested(
     return refitted
 
 
-def _first(order: np.ndarray, kept: float) -> np.ndarray:
-    """Keep of the first so many columns in this order, rounded up, bool [n]."""
+def _half(order: np.ndarray) -> np.ndarray:
+    """Keep of the first half of the columns in this order, rounded up, bool [n]."""
     keep = np.zeros(len(order), dtype=bool)
-    keep[order[: math.ceil(kept)]] = True
+    keep[order[: (len(order) + 1) // 2]] = True
     return keep
 
 
