@@ -4,6 +4,7 @@ import json
 
 import fetch_dataset
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,6 +60,11 @@ def test_values_that_no_column_holds_together_are_named(tmp_path, values):
     with pytest.raises(InputError, match=r"x.jsonl: field 'answer': .*; give values of one kind in all records$"):
         fetch_dataset.fetch_dataset(settings, "train", tmp_path / "x.parquet")
     assert not (tmp_path / "x.parquet").exists()
+
+
+def test_a_whole_number_beside_a_missing_one_stays_whole():
+    found = datasets.table([{"answer": 2**53 + 1, "x": 1.5}, {"answer": None}, {"x": 1}], "x.jsonl")
+    assert pa.Table.from_pandas(found).to_pydict() == {"answer": [2**53 + 1, None, None], "x": [1.5, None, 1.0]}
 
 
 LONG = [("abcdefghij", "KLM")]

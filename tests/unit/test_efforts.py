@@ -6,10 +6,10 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from test_prune import known, made, validated
+from test_prune import ONE, known, made, validated
 
 import tiny
-from pruning.command import configuration, efforts, own_data, ready
+from pruning.command import configuration, efforts, own_data, ready, right_answers
 from pruning.command.known import Own
 from pruning.command.request import Request, with_effort
 from pruning.config import preflight
@@ -137,6 +137,23 @@ def test_a_large_vocabulary_is_said_to_be_large(tmp_path, tokens, tied, said):
     assert efforts.large_vocabulary(stock, 10 * 494_032_768, ROOT / "resources/tiny-reasoner") == []
     (tmp_path / "config.json").write_text('{"vocab_size": 151936}')
     assert efforts.large_vocabulary(stock, 494_032_768, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"effort": "quick"}, 2),  # sentences; `standard` may help
+        ({"own": Own(50, {})}, 1),  # too few were right
+        ({"own": Own(800, {"train": 20480})}, 0),
+        ({"answers": None}, 0),  # nothing says what is an answer
+        ({"methods": ["wanda"]}, 0),
+    ],
+)
+def test_a_vocabulary_of_others_words_is_said_to_be_that(more, said):
+    smaller = {"m": DEFAULT.method("wanda").model_copy(update={"vocabulary": 400})}
+    found = "".join(right_answers.of_others(known(**{"methods": smaller, "answers": ONE} | more)))
+    assert found.startswith("--vocabulary keeps the tokens of your data's own answers") == (said > 0)
+    assert ("`standard` keeps those of the model's own" in found) == (said > 1)
 
 
 SCALED = "{} normalises or scales what its layers add"

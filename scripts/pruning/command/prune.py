@@ -82,7 +82,8 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
     if known.own is not None:
         width = max(artifacts.read_json(known.folder / "manifest.json", "base")["widths"])
         said = [*said, *too_few_tokens(replace(known, own=own), width)]
-    known = known.noted(said, own=own)
+    known = replace(known, own=own)
+    known = known.noted([*said, *right_answers.of_others(known)])
     if request.budget:
         put(out / START, configuration.text(configuration.build(known, []), line))
         run(request, "looking for the sparsities", *budget_paths(known).values(), config=known.config)

@@ -78,6 +78,21 @@ def collect(known: Known, ask: bool = True) -> tuple[Own | None, list[str]]:
     return own, [said]
 
 
+def of_others(known: Known) -> list[str]:
+    """Return a note where a smaller vocabulary keeps the tokens of text that the model did not write. With those of
+    gold solutions a fifth of a model's answers did not end (docs/howto/vocabulary.md)."""
+    cut = any(method.vocabulary for method in known.compared.values())
+    if known.calibrates_on_answers or not known.answers or not cut:
+        return []
+    said = (
+        "--vocabulary keeps the tokens of your data's own answers first. The model words its answers otherwise: some "
+    )
+    said += "may not end, so look how many are cut off, or keep more tokens."
+    if known.request.effort == "quick":
+        said += " `standard` keeps those of the model's own right answers, where there are enough of these."
+    return [said]
+
+
 class Answered(NamedTuple):
     """What the dense model answered to a part's questions."""
 

@@ -74,6 +74,9 @@ def table(records: Sequence[Record], origin: str) -> pd.DataFrame:
     """Records as a table. Raises InputError naming a field with values of kinds that no column of parquet holds."""
     found = pd.DataFrame(records)
     for field, values in found.items():
+        given = [record.get(field) for record in records]
+        if values.dtype.kind == "f" and {*map(type, given)} <= {int, type(None)}:
+            found[field] = pd.array(given, dtype="Int64")  # pandas makes 1 beside null 1.0
         try:
             pa.array(values, from_pandas=True)
         except (pa.ArrowException, OverflowError) as error:
