@@ -131,6 +131,8 @@ def test_odd_data_are_named(tmp_path, records, chat, message):
 ODD = {  # content of the file -> what is said of it
     b'{"question": "q"': "mine.jsonl:1: broken JSON",
     b"[1]": "mine.jsonl:1: expected a JSON object, found list",
+    b'question,answer\n"a","b"': "(char 0)); JSON Lines hold one JSON object per line",
+    b'[{"text": "a"}]': "found list; JSON Lines hold one JSON object per line",
     b"": "mine.jsonl: holds no records",
     b'{"text": "a"}\n{"text": "\\ud83d"}\n': "mine.jsonl:2: half of a character",
     b'{"text": ' + b"[" * 10**5 + b"]" * 10**5 + b"}": "mine.jsonl:1: JSON nested too deeply",

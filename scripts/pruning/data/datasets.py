@@ -16,6 +16,7 @@ import pyarrow as pa
 from pruning.core.errors import InputError
 
 Record = dict[str, Any]
+ONE_A_LINE = "JSON Lines hold one JSON object per line"
 
 
 def read_jsonl(path: Path) -> list[Record]:
@@ -43,9 +44,9 @@ def read_jsonl(path: Path) -> list[Record]:
         except RecursionError:
             raise InputError(f"{path}:{number}: JSON nested too deeply to be read") from None
         except ValueError as error:
-            raise InputError(f"{path}:{number}: broken JSON ({error})") from None
+            raise InputError(f"{path}:{number}: broken JSON ({error}); {ONE_A_LINE}") from None
         if not isinstance(record, dict):
-            raise InputError(f"{path}:{number}: expected a JSON object, found {type(record).__name__}")
+            raise InputError(f"{path}:{number}: expected a JSON object, found {type(record).__name__}; {ONE_A_LINE}")
         records.append(record)
     if not records:
         raise InputError(f"{path}: holds no records")
