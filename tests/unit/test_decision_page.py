@@ -156,7 +156,7 @@ def test_the_text_page_has_a_row_per_model_and_marks_what_is_not_significant():
 def test_a_dense_model_that_guesses_is_said_before_all_else():
     found = replace(content(*TWO, measures=[PERPLEXITY]), vocabulary=9)
     said = "The dense model does not know this text: its perplexity is 10, that of guessing among its 9 words 9."
-    assert page.markdown(found).startswith(f"# Take agf at 30%\n\n**{said}")
+    assert page.markdown(found).startswith(f"# No verdict: the dense model does not know this text\n\n**{said}")
     assert page.html(found).index(said) < page.html(found).index("It is the smallest model")
     assert "does not know" not in page.markdown(content(*TWO))
 

@@ -163,6 +163,8 @@ def smaller(share: float) -> str:
 
 def headline(content: Content) -> str:
     """Return the verdict in a few words."""
+    if warning(content):
+        return "No verdict: the dense model does not know this text"
     if better := [instead for instead, found in content.against.items() if not found.wins]:
         return f"Do not prune: take {better[0]}"
     if content.choice.within:
