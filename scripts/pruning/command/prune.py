@@ -2,6 +2,7 @@
 
 import contextlib
 import platform
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +67,9 @@ def expected(known: Known) -> list["Stage"]:
             return []
         config = known.mine.config if known.mine else config_file.whole(content)
         card = cards.measured("cuda" if known.kind == "gpu" else "cpu", known.model[known.alias]["dtype"])
-        return estimate.stages(work.Run(config, card), jobs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # transformers' own, about its own
+            return estimate.stages(work.Run(config, card), jobs)
 
 
 @one_at_a_time
