@@ -22,6 +22,7 @@ from pruning.command.configuration import text
 from pruning.command.estimate import Stage
 from pruning.command.request import Request
 from pruning.config.default import DEFAULT
+from pruning.core import templates
 from pruning.core.errors import InputError
 
 
@@ -64,7 +65,7 @@ def test_an_estimate_is_a_sentence():
     said = line.in_total([stage(60), stage(120.0, memory=None, written=0)], asked(cores=4))
     assert said.startswith("6 jobs, about 3 minutes with 4 cores, up to 2.4 GB of memory (")
     assert said.endswith("are there), 0.5 GB written to disk.")
-    assert "3 jobs, about 1 minute with" in line.in_total([stage(3)], asked())
+    assert "3 jobs, about 1 minute with 1 core, up" in line.in_total([stage(3)], asked(cores=1))
     assert "about 2.5 hours" in line.in_total([stage(9000)], asked())
     assert line.in_total([], asked()) == "Nothing is left to do: all of it is there."
 
@@ -189,6 +190,31 @@ def test_commands_name_whole_paths_and_what_a_model_needs(tmp_path, monkeypatch)
     (folder / "config.json").write_text(json.dumps(config | {"auto_map": {}}))
     found = take.commands(folder, [], "a")
     assert "trust_remote_code=True" in found["Python"] and "--trust-remote-code" in found["vLLM"]
+
+
+def test_the_printed_prompt_begins_as_the_model_was_calibrated(tmp_path):
+    """A chat format that writes the first token itself: the tokenizer adds no second one."""
+    folder = tiny.save(tiny.qwen2(), tmp_path)
+    own = json.loads((folder / "tokenizer_config.json").read_text())
+    for first in ("<bos>", {"content": "<bos>"}):
+        (folder / "tokenizer_config.json").write_text(json.dumps(own | {"bos_token": first}))
+        assert "add_special_tokens=False)" in take.commands(folder, [], "<bos>user: hi")["Python"]
+        assert "add_special_tokens" not in take.commands(folder, [], "hi")["Python"]
+    assert "add_special_tokens" not in take.commands(tiny.save(tiny.qwen2(), tmp_path / "no"), [], "hi")["Python"]
+
+
+@pytest.mark.parametrize(
+    ("width", "name", "whole"),
+    [(80, "quick, 20%", True), (80, "standard_vocabulary_60pct, 38%", True), (60, "quick, 20%", False)],
+)
+def test_no_word_of_a_printed_table_is_lost(width, name, whole):
+    heads = ["Model", "Perplexity", "KL to dense", "Validation", "Weights", "Prefill", "Decoding", "Front"]
+    cells = [name, "100,519", "0.002", "-0.6%", "7.4 MB", "1.24×", "1.01×", "✓"]
+    printed = io.StringIO()
+    Console(file=printed, width=width).print(line.rendered(templates.table(heads, [cells])))
+    said = printed.getvalue()
+    assert "…" not in said
+    assert not whole or all(word in said for cell in (*heads, *cells[1:]) for word in cell.split())
 
 
 def test_a_prompt_to_show_is_short(tmp_path):

@@ -2,6 +2,7 @@
 
 import inspect
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from pruning.core import memory
 from pruning.core.errors import InputError, one_line
 
 if TYPE_CHECKING:
+    from rich.markdown import Markdown
+
     from pruning.command.estimate import Stage
 
 EXAMPLES = """\b
@@ -31,6 +34,7 @@ Examples:
 Also: prune plan MODEL … (what a run would take), prune status (how far it is), prune (asks for what it needs).
 """
 HOUR = 3600
+LEAST_NAME = 8  # characters of a line of a table's first column
 
 
 def with_options(command: Callable[[Request], None]) -> Callable[..., None]:
@@ -48,13 +52,36 @@ def run(request: Request) -> None:
     out, line = request.out, shlex.join(["prune", *sys.argv[1:]])
     result = prune(request, line, lambda stages: agree(stages, request))
     from rich.console import Console
-    from rich.markdown import Markdown
 
-    Console().print(Markdown(result.page))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 110
+    Console(width=width).print(rendered(result.page))
     print(f"This page: {out / PAGE}   configuration: {out / CONFIG}   tables: {out / 'results'}")
     said = take.commands(result.folder, result.files, take.prompt_of(out / TEST))
     shown = "\n\n".join(f"# {name}\n{command}" for name, command in said.items())
     print(f"\nTo use the model:\n\n{shown}")
+
+
+def rendered(text: str) -> "Markdown":
+    """Markdown for a terminal, in whose tables numbers and heads stay whole, and names where there is space."""
+    from rich.markdown import Markdown, TableElement
+
+    class Whole(TableElement):
+        def __rich_console__(self, console: Any, options: Any) -> Any:
+            for table in super().__rich_console__(console, options):
+                cells = [[cell.plain for cell in (own.header, *own.cells)] for own in table.columns]
+                least = [max(len(word) for cell in own for word in cell.split() or [""]) for own in cells]
+                spare = options.max_width - sum(least) - 2 * len(least)
+                fits = least[0] + spare >= min(least[0], LEAST_NAME)
+                for column, own, width in zip(table.columns, cells, least, strict=True):
+                    column.overflow = "fold"
+                    if fits:
+                        more = min(spare, max(map(len, own)) - width)  # negative where a name is folded
+                        column.width, spare = width + more, spare - more
+                yield table
+
+    made = Markdown(text)
+    made.elements = {**Markdown.elements, "table_open": Whole}
+    return made
 
 
 @one_at_a_time
@@ -84,7 +111,7 @@ def in_total(stages: Sequence["Stage"], request: Request) -> str:
     needed = max((stage.memory for stage in stages if stage.memory), default=0) + LIBRARIES
     jobs, written = (sum(getattr(stage, what) for stage in stages) for what in ("jobs", "written"))
     return (
-        f"{jobs} jobs, about {time} with {request.cores} cores, up to {needed:.1f} GB of "
+        f"{jobs} jobs, about {time} with {request.cores} core{'s' * (request.cores > 1)}, up to {needed:.1f} GB of "
         f"memory ({memory.physical() / 1e9:.0f} are there), {written:.1f} GB written to disk."
     )
 

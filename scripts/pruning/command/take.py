@@ -1,5 +1,6 @@
 """How to use the model that was taken: commands that work as they stand, for each runtime."""
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 folder = {folder!r}
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto"{own_code})
-inputs = tokenizer({prompt!r}, return_tensors="pt")
+inputs = tokenizer({prompt!r}, return_tensors="pt"{started})
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=100)[0]))"""
 WHOLE = """\
 from transformers import AutoModelForImageTextToText
@@ -45,7 +46,8 @@ def commands(folder: Path, files: Sequence[Path], prompt: str) -> dict[str, str]
     config = read_config(folder)
     whole, own_code = str(folder.resolve()), "auto_map" in config
     trusted = ", trust_remote_code=True" if own_code else ""
-    said = {"Python": PYTHON.format(folder=whole, own_code=trusted, prompt=prompt)}
+    started = ", add_special_tokens=False" if (first := _first(folder)) and prompt.startswith(first) else ""
+    said = {"Python": PYTHON.format(folder=whole, own_code=trusted, prompt=prompt, started=started)}
     with suppress(InputError):  # no line for what vLLM would not compute right
         served.check(folder, own_code)
         said["vLLM"] = shlex.join(["vllm", "serve", whole, *(VLLM_OWN_CODE if own_code else ())])
@@ -60,6 +62,13 @@ def commands(folder: Path, files: Sequence[Path], prompt: str) -> dict[str, str]
         said[f"llama.cpp, {file.stem}"] = shlex.join(["llama-cli", "-m", str(file)])
         said[f"Ollama, {file.stem}"] = f"{shlex.join(create)} && {shlex.join(start)}"
     return said
+
+
+def _first(folder: Path) -> str:
+    """Return the token that a model's texts begin with, which a chat format writes itself; "" where there is none."""
+    path = folder / "tokenizer_config.json"
+    token = json.loads(path.read_text(encoding="utf-8")).get("bos_token") if path.is_file() else None
+    return (token["content"] if isinstance(token, dict) else token) or ""
 
 
 def prompt_of(data: Path) -> str:
