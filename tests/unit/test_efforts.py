@@ -256,6 +256,7 @@ UNEVEN = "attention_obs: layers of different widths, which llama.cpp does not re
         (["wanda", "rku"], "llama", 9000, 20, None),
         (["attention_obs", "wanda"], "qwen3", 64, 20, UNEVEN),
         (["attention_obs"], "qwen2", 64, 20, None),  # `deci` has them
+        (["attention_obs"], "lfm2", 64, 20, None),  # has no file of any widths
         (["wanda", "nobody"], "qwen3", 64, 20, None),
     ],
 )

@@ -196,7 +196,7 @@ def unread(methods: Mapping[str, Method], shape: Mapping[str, Any]) -> list[str]
     """Return a note where llama.cpp does not read what the methods make of the model. shape: its config.json."""
     remedy = "add --gguf, which keeps them equal" if {*methods} <= {*EFFORTS} else "take one of `allocate: uniform`"
     uneven = [name for name, method in methods.items() if method.allocate != "uniform" or method.round_to > 1]
-    if not uneven or shape["model_type"] in architectures.AS_DECI:
-        return []
+    if not uneven or shape["model_type"] not in {*architectures.STOCK} - {*architectures.AS_DECI}:
+        return []  # of a family that has no GGUF file at all, --gguf would be refused
     said = f"{', '.join(uneven)}: layers of different widths, which llama.cpp does not read in {shape['model_type']}"
     return [f"{said}: for a GGUF file {remedy}."]
