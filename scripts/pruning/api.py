@@ -13,12 +13,13 @@ What these functions refuse they say in an InputError (a ValueError), which name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pruning.core import arguments
 from pruning.core.errors import InputError
 
 if TYPE_CHECKING:  # all of this is slow: it is imported where it is used
@@ -90,11 +91,12 @@ def calibrate(
     from pruning.models import families, in_memory
     from pruning.models.structures import STRUCTURES, of_model
 
-    _known("needs", needs, ("statistics", "second_moments", "output_gradients", "parameter_taylor"))
-    _known("objectives", objectives, OBJECTIVES)
-    _known("structures", structures, STRUCTURES)
+    arguments.known("needs", needs, ("statistics", "second_moments", "output_gradients", "parameter_taylor"))
+    arguments.known("objectives", objectives, OBJECTIVES)
+    arguments.known("structures", structures, STRUCTURES)
     batches, tables, matrices = prepare.as_batches(batches), {}, {}
     structures = of_model(structures, families.of(model))
+    arguments.token_ids(batches, model.get_input_embeddings().weight.shape[0])
     if "experts" in structures and {*needs} != {"statistics"}:
         raise InputError(f"needs: of a mixture of experts `statistics` are measured, not {', '.join(needs)}")
     with in_memory.frozen(model):
@@ -145,9 +147,11 @@ def score(
             own = DEFAULT.method(method)
             settings = {key: getattr(own, key) for key in settings}
         scores.check(settings["score"])
-    _known("score", changes, [key for key in settings if key != "score"])
-    _known("normalise", [changes.get("normalise", "none")], scoring.NORMALISATIONS)
+    arguments.known("score", changes, [key for key in settings if key != "score"])
+    arguments.known("normalise", [changes.get("normalise", "none")], scoring.NORMALISATIONS)
     base = Loaded(model)
+    if not isinstance(statistics, Statistics):
+        raise InputError(f"statistics: a {type(statistics).__name__}: give what `calibrate` returns")
     if "statistics" in statistics.tables:
         measured = [len(own) for own in masks.by_layer(statistics.neurons, "unit", base.layers)]
         if measured != (own := base.channels(base.main.name)):
@@ -186,13 +190,17 @@ def allocate(
     from pruning.config.methods import ALLOCATIONS
     from pruning.methods import allocation, latency_table, masks
 
-    _known("scheme", [scheme], ALLOCATIONS)
-    _known("options", options or {}, keywords(allocation.plugin(scheme).widths, options or {}))
+    arguments.columns("scores", scores, ("layer", "unit", "score"), "score")
+    arguments.finite("scores", scores["score"])
+    arguments.known("scheme", [scheme], ALLOCATIONS)
+    arguments.known("options", options or {}, keywords(allocation.plugin(scheme).widths, options or {}))
     if lacking := {*allocation.structures_of(scheme)[1:]} - {*(there := masks.structures_of(scores))}:
         said = f"also cuts {', '.join(sorted(lacking))}, and the scores are of {', '.join(there)} alone"
         raise InputError(f"scheme: {scheme!r} {said}: score with those `structures` as well")
     if not isinstance(sparsity, Real) or not 0 < sparsity < 1:
         raise InputError(f"sparsity: {sparsity} is not between 0 and 1")
+    arguments.share("min_keep", 0 if min_keep is None else min_keep)
+    arguments.count("round_to", round_to)
     method = {"allocate": scheme, "options": dict(options or {}), "round_to": round_to}
     if measured is None and allocation.search_of(scheme):
         raise InputError(
@@ -218,7 +226,7 @@ def compact(model: PreTrainedModel, mask: pd.DataFrame) -> PreTrainedModel:
     from pruning.models.checkpoint import Loaded
     from pruning.models.structures import STRUCTURES
 
-    base, keeps = Loaded(model), _keeps(model, mask)
+    keeps, base = _keeps(model, mask), Loaded(model)
     cut = {name for name in base.names if any(STRUCTURES[each].place(name, base.family) for each in keeps)}
     small, pruning = in_memory.copied(model, shared=cut), Pruning(base, keeps)
     pruning.apply(small)  # tensors that are shared are replaced
@@ -254,7 +262,7 @@ def reconstruct(
     from pruning.models import in_memory, structures
     from pruning.models.checkpoint import Loaded
 
-    _known("scheme", [scheme], choices("methods/compensation"))
+    arguments.known("scheme", [scheme], choices("methods/compensation"))
     batches, keeps, base = prepare.as_batches(batches), _keeps(model, mask), Loaded(model)
     for name, wanted in masks.counts(keeps).items():
         if (found := structures.STRUCTURES[name].counts(small)) != wanted:
@@ -288,8 +296,8 @@ def load(
         raise InputError(f"{folder}: no such folder")
     if dtype is not None:
         dtype = str(dtype).removeprefix("torch.")
-        _known("dtype", [dtype], BYTES)
-    _known("device", [device.partition(":")[0]], ("auto", "cpu", "cuda"))
+        arguments.known("dtype", [dtype], BYTES)
+    arguments.known("device", [device.partition(":")[0]], ("auto", "cpu", "cuda"))
     base = Checkpoint(Path(folder))
     stored = str(base.tensor(base.name(0, "down")).dtype).removeprefix("torch.")
     return loading.load(Path(folder), dtype or stored, device)
@@ -315,22 +323,18 @@ def prune(
     from pruning.command.prune import prune as run
     from pruning.command.request import Request, of_python
 
-    _known("prune", rest, {each.name for each in fields(Request)} - {"model", "data", "out", "sparsity", "yes"})
+    options = {each.name for each in fields(Request)} - {"model", "data", "out", "sparsity", "yes"}
+    arguments.known("prune", rest, options)
     request = of_python(model, data, sparsity, out, rest)
     shown = ", ".join(f"{key}={value!r}" for key, value in {"data": data, "sparsity": sparsity, **rest}.items())
     made = run(request, f"prune({model!r}, {shown}) of Python")
     return Result(made.models, made.folder, made.page)
 
 
-def _known(argument: str, given: Iterable[str], names: Collection[str]) -> None:
-    if unknown := [name for name in given if name not in {*names}]:
-        raise InputError(f"{argument}: unknown {', '.join(map(repr, unknown))}; known: {', '.join(sorted(names))}")
-
-
 def _keeps(model: PreTrainedModel, mask: pd.DataFrame) -> dict[str, list[np.ndarray]]:
     from pruning.methods import masks
     from pruning.models.checkpoint import Loaded
 
-    if lacking := [name for name in ("layer", "unit", "keep") if name not in mask]:
-        raise InputError(f"mask: lacks the columns {', '.join(lacking)}: give what `allocate` returns")
+    arguments.columns("mask", mask, ("layer", "unit", "keep"), "allocate")
+    arguments.flags("mask", mask["keep"])
     return masks.keeps_of(mask, f"mask: not one of this {type(model).__name__}", Loaded(model).widths)

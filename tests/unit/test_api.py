@@ -137,6 +137,7 @@ def test_less_is_lost_with_reconstructed_weights(model, statistics):
 
 PADDED = {"input_ids": IDS[0], "attention_mask": torch.arange(12).expand(4, 12) > 2}
 SHORT = {"input_ids": IDS[0], "labels": IDS[0][:1]}
+OUTSIDE = torch.tensor([[1, 2, 257, 5]])
 REFUSED = {
     "needs: unknown 'gradients'; known: output_gradients, ": lambda m, s: calibrate(m, IDS, needs=["gradients"]),
     "objectives: unknown 'loss'; known: ce, energy": lambda m, s: calibrate(m, IDS, ["loss"]),
@@ -171,6 +172,22 @@ REFUSED = {
     "mask: not one of this LlamaForCausalLM: layer widths": lambda m, s: compact(m, cut(m, s).query("unit < 40")),
     "small: has ffn [48, 48], the mask keeps [34, 34]": lambda m, s: reconstruct(m, m, IDS, cut(m, s)),
     "scheme: unknown 'attention'; known: bias, ": lambda m, s: reconstruct(m, m, IDS, None, "attention"),
+    "model: a tuple: give a transformers model": lambda m, s: calibrate((m, None), IDS),
+    "model: a str: give a transformers model": lambda m, s: compact("folder", cut(m, s)),
+    "model: a Statistics: give a": lambda m, s: score("rku", m, s),
+    "statistics: a DataFrame: give what `calibrate` returns": lambda m, s: score("rku", s.neurons, m),
+    "needs: give a list, as ['statistics']": lambda m, s: calibrate(m, IDS, needs="statistics"),
+    "batch 1: token ids from 1 to 257, and the model has 0 to 256": lambda m, s: calibrate(m, [IDS[0], OUTSIDE]),
+    "scores: lacks the columns layer, unit, score: give what `score` returns": lambda m, s: allocate(s, 0.3),
+    "scores: NaN, Inf, or no number in `score`": lambda m, s: allocate(s.neurons.assign(score=np.nan), 0.3),
+    "scores: NaN, Inf, or no": lambda m, s: allocate(s.neurons.assign(score="a"), 0.3),
+    "round_to: -32: give a whole number, 1 or more": lambda m, s: allocate(score("rku", s, m), 0.3, round_to=-32),
+    "round_to: 0: give": lambda m, s: allocate(score("rku", s, m), 0.3, round_to=0),
+    "min_keep: 2 is not from 0 to 1": lambda m, s: allocate(score("rku", s, m), 0.3, min_keep=2),
+    "mask: `keep` is not of true and false": lambda m, s: compact(m, cut(m, s).assign(keep="yes")),
+    "mask: lacks the columns layer, unit, keep": lambda m, s: compact(m, None),
+    "data: a list: `prune` reads files": lambda m, s: pruning.prune("a/b", [{"text": "a"}]),
+    "model: a LlamaForCausalLM: `prune` reads files": lambda m, s: pruning.prune(m, "x.jsonl"),
     "no/such: no such folder": lambda m, s: load("no/such"),
     "prune: unknown 'sparsness'; known: against, answer, ": lambda m, s: pruning.prune("a/b", "x.jsonl", sparsness=0.2),
     "sparsity: 0.305: give shares between 0 and 1": lambda m, s: pruning.prune("a/b", "x.jsonl", 0.305),

@@ -121,6 +121,11 @@ class Request:
 
 def of_python(model: Any, data: Any, sparsity: Any, out: Any, rest: Mapping[str, Any]) -> Request:
     """The request that api.prune's arguments are. Raises InputError for what no request has."""
+    for name, own in {"model": model, "data": data}.items():
+        if not isinstance(own, str | Path | None):
+            raise InputError(
+                f"{name}: a {type(own).__name__}: `prune` reads files: give the path of one you saved it in"
+            )
     if data is None and not rest.get("tasks"):
         raise InputError("prune: data: missing: give a file of JSON Lines, or tasks=['gsm8k']")
     given = {"model": str(model), "data": data and Path(data), "out": Path(out), **rest}

@@ -17,7 +17,7 @@ from torch import nn
 
 from pruning.core.errors import InputError
 from pruning.core.files import weight_files
-from pruning.models.families import family_of, read_config
+from pruning.models.families import family_of, of, read_config
 from pruning.models.structures import STRUCTURES, listed, main
 from pruning.models.structures.base import Keeps
 
@@ -178,9 +178,10 @@ class Checkpoint(Tensors):
 
 
 class Loaded(Tensors):
-    """A model in memory. Raises InputError as Tensors does."""
+    """A model in memory. Raises InputError as Tensors does, and for what is no model."""
 
     def __init__(self, model: nn.Module):
+        of(model)
         self.parameters_of = dict(model.named_parameters())
         super().__init__(type(model).__name__, model.config.to_dict(), self.parameters_of)
 

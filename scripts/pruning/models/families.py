@@ -224,7 +224,9 @@ def check_plain_residual(config: Mapping[str, Any], place: str, instead: str) ->
 
 
 def of(model: nn.Module) -> Family:
-    """The family of a loaded model. Raises InputError as `family_of` does."""
+    """The family of a loaded model. Raises InputError as `family_of` does, and for what is no model."""
+    if not hasattr(getattr(model, "config", None), "to_dict"):
+        raise InputError(f"model: a {type(model).__name__}: give a transformers model, the first that `load` returns")
     return family_of(model.config.to_dict(), type(model).__name__)
 
 

@@ -24,7 +24,8 @@ def sensitivity(problem: Problem, alpha: float) -> np.ndarray:
     """s_l = sigmoid(alpha (I_l - mean I) / 1e4), I_l = angular distance summed over the reference tokens; [layers]."""
     if problem.importance is None:
         raise InputError(
-            "allocate: cfsp: needs how much each layer changes its input: give the calibration's layers.parquet"
+            "allocate: cfsp: needs how much each layer changes its input: give the calibration's layers.parquet (in "
+            "Python `statistics`)"
         )
     importance = problem.importance * REFERENCE_TOKENS
     return 1 / (1 + np.exp(-alpha * (importance - importance.mean()) / 1e4))
