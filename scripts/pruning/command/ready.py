@@ -19,6 +19,7 @@ from pruning.config.methods import Method
 from pruning.core import devices, memory, names
 from pruning.core.errors import InputError, within
 from pruning.data import datasets
+from pruning.methods import scores
 from pruning.methods.compensation import TOKENS_A_COLUMN
 from pruning.models import gguf
 from pruning.models.checkpoint import Checkpoint
@@ -61,6 +62,10 @@ def ready(request: Request) -> Known:
             print(f"{out / CONFIG}: models: does not name {name} of --against, which is left out", flush=True)
         sources = [(name, each) for name, each in sources if name in mine.config.models]
     else:
+        if own := sorted({*(request.methods or ())} & {*scores.installed()} - {*DEFAULT.method_names}):
+            said = f"run with wanda first, then copy its entry below `methods` of {out / CONFIG} as {own[0]}, with "
+            said += f"`score: {own[0]}`, and name {own[0]} below `experiment.methods`"
+            raise InputError(f"--methods: {own[0]} is a score of an installed package: {said}")
         with within("", kind=ValueError):
             base.known("--methods", list(request.methods or ()), set(DEFAULT.method_names))
     known = Known(request, {alias: {}}, dict(sources), tasks, mine)
