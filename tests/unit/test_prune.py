@@ -103,7 +103,7 @@ NONE_FOUND = "its records have a, b; one of these is needed: `messages`, `prompt
     [
         ([{"a": 1, "b": "x"}], None, NONE_FOUND),
         ([{"question": "q", "answer": "a"}, {"question": "q"}], None, "record 2 has no text in `answer`"),
-        ([{"question": "q", "answer": 3}], None, "record 1 has no text in `answer`"),
+        ([{"question": "q", "answer": 3}], None, "record 1 has no text in `answer`, but 3: put it in quotes"),
         ([{"text": " "}], None, "record 1 has no text in `text`"),
         ([{"messages": []}], None, "`messages`, but the model's tokenizer has no chat format"),
         ([{"messages": said("user")}], REFUSING, UNANSWERED),

@@ -232,7 +232,9 @@ def _pair(record: Mapping[str, Any], tokenizer: Any, given: str, number: int, na
     """names: of the fields of question and answer, or of a text."""
     for name in names:
         if not isinstance(record.get(name), str) or not record[name].strip():
-            raise InputError(f"{given}: record {number} has no text in `{name}`")
+            value = record.get(name)
+            quoted = f", but {value}: put it in quotes" if isinstance(value, int | float) else ""
+            raise InputError(f"{given}: record {number} has no text in `{name}`{quoted}")
     if len(names) == 1:
         return {"prompt": "", "completion": record[names[0]]}
     question, answer = (record[name].strip() for name in names)
