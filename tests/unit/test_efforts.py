@@ -10,10 +10,12 @@ from test_prune import ONE, known, made, validated
 
 import tiny
 from pruning.command import configuration, efforts, own_data, ready, right_answers
+from pruning.command.configuration import build
 from pruning.command.known import Own
 from pruning.command.request import Request, with_effort
 from pruning.config import preflight
 from pruning.config.default import DEFAULT
+from pruning.config.methods import Method
 from pruning.core.errors import InputError
 from pruning.models.gguf import BLOCK
 from workspace import ROOT
@@ -124,6 +126,21 @@ def test_sizes_of_the_vocabulary_are_methods_that_a_budget_compares():
     assert alone == "wanda" and said.startswith("Pruned models keep 400 tokens.")
     with pytest.raises(InputError, match="^--vocabulary 90: 257 tokens of .*tiny-reasoner always stay"):
         efforts.with_vocabularies(wanda, [None, 90], folder)
+
+
+def test_methods_to_compare_may_be_scores_of_installed_packages(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for path, content in {
+        "loud.py": "def score(layer):\n    return layer['act_abs_sum']\n",
+        "loud-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: loud\nVersion: 1\n",
+        "loud-1.dist-info/entry_points.txt": "[pruning.scores]\nloud = loud\n",
+    }.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(content)
+    request = Request("m", out=tmp_path, methods=["wanda", "loud"])
+    found = ready.with_methods(replace(known(), request=request), LLAMA, 64)
+    assert found.compared == {"wanda": DEFAULT.method("wanda"), "loud": Method(score="loud")}
+    assert build(found, [30])["methods"]["loud"]["score"] == "loud"
 
 
 @pytest.mark.parametrize(("tokens", "tied", "said"), [(151_936, True, 28), (151_936, False, 55), (99_999, False, 0)])

@@ -1126,14 +1126,6 @@ def test_nothing_else_works_in_the_folder_of_a_run(tmp_path):
         line.show_plan(request)
 
 
-def test_a_packages_score_is_compared_by_an_edited_configuration(tmp_path, monkeypatch):
-    (tmp_path / "mine.jsonl").write_text('{"text": "a"}')
-    monkeypatch.setattr(ready.scores, "installed", lambda: {"outgoing": []})
-    given = {"data": tmp_path / "mine.jsonl", "out": tmp_path / "out", "methods": ["wanda", "outgoing"]}
-    with pytest.raises(InputError, match="outgoing is a score of an installed package: .*/out/prune.yaml"):
-        ready.ready(Request("a/b", **given))
-
-
 def test_fields_that_are_not_read_are_named_before_the_model_is_fetched(tmp_path, capsys):
     given = {"data": tmp_path / "mine.jsonl", "out": tmp_path / "out", "methods": ["wandaa"]}
     for record, read, unread in (

@@ -62,12 +62,8 @@ def ready(request: Request) -> Known:
             print(f"{out / CONFIG}: models: does not name {name} of --against, which is left out", flush=True)
         sources = [(name, each) for name, each in sources if name in mine.config.models]
     else:
-        if own := sorted({*(request.methods or ())} & {*scores.installed()} - {*DEFAULT.method_names}):
-            said = f"run with wanda first, then copy its entry below `methods` of {out / CONFIG} as {own[0]}, with "
-            said += f"`score: {own[0]}`, and name {own[0]} below `experiment.methods`"
-            raise InputError(f"--methods: {own[0]} is a score of an installed package: {said}")
         with within("", kind=ValueError):
-            base.known("--methods", list(request.methods or ()), set(DEFAULT.method_names))
+            base.known("--methods", list(request.methods or ()), {*DEFAULT.method_names, *scores.installed()})
     known = Known(request, {alias: {}}, dict(sources), tasks, mine)
     first = {"models": {}, **configuration.OFF}
     for name, each in ((alias, source), *sources):
@@ -199,7 +195,8 @@ def with_methods(known: Known, shape: Mapping[str, Any], width: int) -> Known:
     if request.files and shape["model_type"] not in architectures.AS_DECI:
         round_to = None
     made = {each: efforts.method_for(efforts.read(each), shape, round_to) for each in efforts.EFFORTS}
-    found, notes = dict.fromkeys(request.methods or ()), []
+    named, notes = request.methods or (), []
+    found = {name: None if name in DEFAULT.method_names else Method(score=name) for name in named}
     if not found:
         own, notes = made[request.effort]
         found = {request.effort: own.model_copy(update={"score": IN_ROUNDS} if request.rounds else {})}
