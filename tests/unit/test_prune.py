@@ -382,8 +382,10 @@ def known(
     own = {key: given.pop(key) for key in ("tasks", "answers", "own", "mine", "trained") if key in given}
     section = model_section("m", {"kind": "local", "path": str(path)}, 10**6, gpus, threads=2)
     tokens = {"train": train, "validation": validation or test, "test": test}
+    each = 1 if given.pop("digits", False) else 4
+    size = {part: count * each for part, count in tokens.items()}
     named = methods if isinstance(methods, dict) else dict.fromkeys(methods)
-    return Known(Request("m", **given), section, context=context, tokens=tokens, methods=named, **own)
+    return Known(Request("m", **given), section, context=context, tokens=tokens, bytes=size, methods=named, **own)
 
 
 def made(sparsities: Sequence[int] | dict[str, int] = (20,), **given: Any) -> dict:
@@ -451,7 +453,11 @@ CONFIGURED = [  # what is asked for and known, and what of the configuration fol
     (LARGE | {"gpus": 1}, "calibrations: {own: {samples: 512}}", "tasks: {own: {seqlen: 2048, tokens: 262144}}"),
     (
         {"vocabulary": "30%"},  # 4 bytes a token
-        "tasks: {own: {per: byte, seqlen: 64, tokens: 12000, divergence: false}, own_validation: {per: byte}}",
+        "tasks: {own: {per: byte, seqlen: 256, tokens: 12000, divergence: false}, own_validation: {per: byte}}",
+    ),
+    (
+        {"vocabulary": "30%", "digits": True},  # 1
+        "tasks: {own: {per: byte, seqlen: 64, tokens: 3000}, own_validation: {per: byte, seqlen: 64}}",
     ),
     ({"rounds": 3}, "calibrations: {own: {rounds: [10, 20]}}"),  # of 30
     ({"rounds": 3, "sparsity": "1"}, "calibrations: {own: {rounds: [1]}}"),

@@ -178,7 +178,7 @@ def measured(known: Known) -> dict[str, Any]:
     if known.context < SEQLENS[-1]:
         said = f"its context of {known.context} tokens is shorter than {SEQLENS[-1]}, the least to test on"
         raise InputError(f"MODEL: {said}")
-    own = {part: text | {"title": f"your {part} data"} for part, text in texts(known, known.tokens).items()}
+    own = {part: text | {"title": f"your {part} data"} for part, text in texts(known).items()}
     found = {"own": own["test"], VALIDATION: own["validation"]}
     if known.calibrates_on_answers:  # models are then chosen by such text as they are calibrated on
         said = {part: right_answers(known, part, text) for part, text in own.items()}
@@ -225,21 +225,23 @@ def questions(known: Known) -> int:
     return min(there, FEW * ANSWERED[known.kind]) if known.rare else there
 
 
-def texts(known: Known, there: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+def texts(known: Known) -> dict[str, dict[str, Any]]:
     """Return the tasks of the validation text and of the test text, by part, in windows of one length.
 
-    there: tokens of each. Raises InputError where they are too few to tell anything."""
-    tokens = {part: min(there[part], limit) for part, limit in limits(known).items()}
+    Raises InputError where they are too few to tell anything."""
+    tokens, sizes = {part: min(known.tokens[part], limit) for part, limit in limits(known).items()}, SEQLENS
     fewest = min(tokens, key=tokens.get)
     if (left := tokens[fewest]) < LEAST_TOKENS:
         raise InputError(
             f"--data: {left} tokens are left to {own_data.PARTS[fewest]} on, {LEAST_TOKENS} are needed: "
             + (f"give at least {LEAST_TOKENS / left:.1f} times as many records" if left else "give more records")
         )
-    seqlen = next(n for n in SEQLENS if n <= known.context and tokens[fewest] // n >= LEAST_WINDOWS)
-    task = {"kind": "perplexity", "dataset": "own", "text": "{prompt}{completion}", "seqlen": seqlen, "batch_size": 4}
+    task = {"kind": "perplexity", "dataset": "own", "text": "{prompt}{completion}", "batch_size": 4}
     if known.request.vocabulary is not None:  # models then have other tokens
-        task["per"], tokens = "byte", {part: BYTES * count for part, count in tokens.items()}
+        task["per"], sizes = "byte", [*(BYTES * n for n in SEQLENS), *SEQLENS]
+        tokens = {part: min(known.bytes[part], BYTES * limit) for part, limit in limits(known).items()}
+    left = min(tokens.values())
+    task["seqlen"] = next(n for n in sizes if n <= known.context and left // n >= LEAST_WINDOWS)
     splits = {"validation": {"split": "validation"}, "test": {}}
     return {part: task | splits[part] | {"tokens": count} for part, count in tokens.items()}
 

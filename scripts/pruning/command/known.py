@@ -43,6 +43,7 @@ class Known:
     width: int = 0  # neurons of its widest layer, where the memory holds as many tokens as these take
     trained: Sequence[str] | None = None  # of a mixture of experts, what recovery trains
     tokens: Mapping[str, int] = field(default_factory=dict)  # of each part of the user's data
+    bytes: Mapping[str, int] = field(default_factory=dict)  # likewise
     answers: own_data.Answers | None = None  # the questions whose answers are judged
     own: Own | None = None  # None: models are not calibrated on own answers
     methods: Mapping[str, Method | None] = field(default_factory=dict)

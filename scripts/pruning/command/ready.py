@@ -179,9 +179,10 @@ def with_data(known: Known, records: list[dict[str, Any]], given: str) -> Known:
             print(f"Note: {note}", flush=True)
     whole = {name: [pair["prompt"] + pair["completion"] for pair in part] for name, part in parts.items()}
     tokens = {name: sum(len(tokenizer(text)["input_ids"]) for text in texts) for name, texts in whole.items()}
+    size = {name: sum(len(text.encode()) for text in texts) for name, texts in whole.items()}
     most = len(answers.records["train"]) if answers else 0
     own = Own(most, validation=most // configuration.ASKED_OF) if answers and effort.own_answers else None
-    return replace(known, answers=answers, own=own, tokens=tokens)
+    return replace(known, answers=answers, own=own, tokens=tokens, bytes=size)
 
 
 def with_methods(known: Known, shape: Mapping[str, Any], width: int) -> Known:
