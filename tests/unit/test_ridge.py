@@ -129,6 +129,8 @@ def test_errors_are_those_of_the_tokens():
     found = [summed(down, KEEP, held_out).error(change) for change in every_change]
     expected = [relative_error(down, KEEP, down[:, KEEP] + change, held_out) for change in every_change]
     np.testing.assert_allclose(found, expected, rtol=1e-9)
+    one = np.ones((1, 1))
+    assert least_squares.Sums(one, one, missing=1 - 1e-15, whole=1).error(one) == 0  # below 0 by rounding
 
 
 def test_lambda_has_the_least_held_out_error_and_the_last_fit_sees_all_tokens():
