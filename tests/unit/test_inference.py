@@ -93,9 +93,9 @@ def block_means(values, blocks) -> np.ndarray:
     return values.reshape(blocks, -1).mean(1)
 
 
-@pytest.mark.parametrize(("windows", "blocks"), [(40, 8), (80, 16), (160, 16)])
+@pytest.mark.parametrize(("windows", "blocks"), [(2, 2), (8, 2), (40, 8), (80, 16), (160, 16)])
 def test_perplexities_are_compared_by_a_t_test_over_blocks_of_neighbours(windows, blocks):
-    """scipy's t-test of the blocks' means: five windows a block at least, sixteen blocks at most."""
+    """scipy's t-test of the blocks' means: five windows a block at least, two blocks at least, sixteen at most."""
     rng = np.random.default_rng(windows)
     b = 100 * rng.normal(2.0, 0.5, windows)
     a = b + 100 * rng.normal(0.02, 0.05, windows)

@@ -176,13 +176,14 @@ def test_a_silent_neuron_and_an_unknown_metric(example):
         obs.score(layer_of(a, down, g), metric="mse")
 
 
-def test_leverage_is_the_share_of_a_neuron_that_ridge_regression_keeps(example):
+@pytest.mark.parametrize(("options", "ridge"), [({}, 1), ({"ridge": 0.5}, 0.5)])
+def test_leverage_is_the_share_of_a_neuron_that_ridge_regression_keeps(example, options, ridge):
     a, down, g = example
-    penalty = 0.5 * np.square(a).sum(0).mean()
+    penalty = ridge * np.square(a).sum(0).mean()
     smoother = a @ np.linalg.solve(a.T @ a + penalty * np.eye(N), a.T)  # of the tokens
     values, vectors = np.linalg.eigh(a.T @ a)
     expected = np.square(vectors) @ (values / (values + penalty))
-    found = leverage.score(layer_of(a, down, g), ridge=0.5)
+    found = leverage.score(layer_of(a, down, g), **options)
     assert found == pytest.approx(expected, rel=1e-5)
     assert found.sum() == pytest.approx(np.trace(smoother), rel=1e-5)
 

@@ -61,6 +61,7 @@ def test_levels_by_hand():
     assert sensitivity.levels(48, 1) == [45, 42, 39, 36, 33, 30, 27, 24, 21, 18, 15, 12, 9, 6, 3, 1]
     assert sensitivity.levels(48, 30) == [45, 42, 39, 36, 33, 30]
     assert sensitivity.levels(5, 2) == [4, 3, 2]
+    assert sensitivity.levels(20, 1) == [18, 17, 16, 15, 13, 12, 11, 10, 8, 7, 6, 5, 3, 2, 1]  # rounded down
     assert sensitivity.levels(3, 3) == []
 
 
