@@ -111,6 +111,7 @@ def test_what_stays_by_hand():
     letters = own.numbers
     assert own.keep(258, {257: 1}) == {**dict.fromkeys(range(256), "byte"), 256: "part", 257: "data"}
     assert list(own.keep(258, {}))[256:] == [256, 257]
+    assert list(own.keep(257, {259: 2, 256: 2}))[256:] == [256], "of equally frequent ones the lower number"
     assert own.keep(257, {257: 5, 259: 1})[259] == "data", "the more frequent one does not fit with its part"
     assert list(own.keep(259, {259: 1, 257: 2}))[256:] == [256, 257, 259]
     cut = vocabulary.tokenizer(by_hand(), [*range(256), 257, 258])
