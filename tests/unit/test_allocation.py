@@ -361,6 +361,14 @@ def test_normalisation_changes_masks_under_global_allocation_alone():
     assert agf != rku and sum(map(len, agf)) == sum(map(len, rku)) == 72
 
 
+def test_a_ranking_keeps_the_multiple_above_the_floor_safe():
+    """Of a floor of five, eight; so the others compete for 16, of which ten and six are among the best."""
+    scores = [[50] * 6 + [0] * 10, [60] * 10 + [20] + [0] * 5, [60] * 6 + [20] + [0] * 9]
+    p = replace(problem(scores, 50), floor=np.array([5, 1, 1]))
+    assert widths("global", p) == [6, 11, 7]
+    assert widths("global", p, 4) == [8, 12, 4]
+
+
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_further_round_counts_against_the_original(name):
     """Of 10 and 10 neurons 7 and 9 are left: half of 20 is 10; 20% leaves them as they are."""

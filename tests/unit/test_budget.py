@@ -299,8 +299,8 @@ def test_a_real_clock_says_how_it_measured(place):
         found(place, asked("prefill_ms", "90%") | {"prompt_tokens": 600})
 
 
-@pytest.mark.parametrize("least", [*range(1, 100), None])
-def test_scan_and_bisection_agree_where_costs_fall(least):
+@pytest.mark.parametrize(("first", "least"), [*((1, n) for n in range(1, 100)), (1, None), (0, 0), (0, 1), (0, 42)])
+def test_scan_and_bisection_agree_where_costs_fall(first, least):
     """A scan tries all; of bisection seven candidates and the smallest model are measured."""
     tried = []
 
@@ -308,9 +308,9 @@ def test_scan_and_bisection_agree_where_costs_fall(least):
         tried.append(sparsity)
         return least is not None and sparsity >= least
 
-    assert budget.least(meets, "prefill_ms") == least and len(tried) <= (1 if least is None else 8)
+    assert budget.least(meets, "prefill_ms", first) == least and len(tried) <= (1 if least is None else 8)
     tried.clear()
-    assert budget.least(meets, "bytes") == least and tried == list(range(1, 100))
+    assert budget.least(meets, "bytes", first) == least and tried == list(range(first, 100))
 
 
 # What is asked

@@ -151,6 +151,7 @@ def test_a_large_vocabulary_is_said_to_be_large(tmp_path, tokens, tied, said):
         f"{said}% of the parameters are those of {tokens:,} tokens, few of which a task needs: try --vocabulary 30%."
     ]
     assert efforts.large_vocabulary(stock, 494_032_768, ROOT / "resources/tiny-reasoner") == (expected if said else [])
+    assert bool(efforts.large_vocabulary(stock, 2 * 494_032_768, ROOT / "resources/tiny-reasoner")) == bool(said)
     assert efforts.large_vocabulary(stock, 10 * 494_032_768, ROOT / "resources/tiny-reasoner") == []
     (tmp_path / "config.json").write_text('{"vocab_size": 151936}')
     assert efforts.large_vocabulary(stock, 494_032_768, tmp_path) == []

@@ -366,6 +366,8 @@ def test_divergences_of_records_are_of_what_follows_their_prompts(tmp_path):
 def test_a_record_without_text_has_no_bits_per_byte(tmp_path):
     task = {**AFTER_PROMPT, "text": "{text}", "per": "byte"}
     assert windowed(tmp_path, tiny.qwen2(), RECORDS, **task).frame["weight"].tolist() == [3, 3, 2]
+    # Of 18 bytes a second record of ten is one too many, though a third of eight would fit.
+    assert windowed(tmp_path, tiny.qwen2(), RECORDS, **task, tokens=18).frame["weight"].tolist() == [3]
 
 
 def test_records_that_are_all_too_long_are_refused(tmp_path):

@@ -21,6 +21,7 @@ from pruning.core.errors import InputError
 from pruning.paper import trap
 from pruning.paper.figures import collapse, fig1, fig2, fig3
 from pruning.report import figures
+from pruning.report import widths as kept_widths
 from pruning.report.figures import latency, recovery, style, tradeoff, widths
 from pruning.report.files import Files
 
@@ -467,3 +468,14 @@ def test_the_papers_numbers_need_no_record_and_all_others_do(tmp_path):
     with pytest.raises(InputError, match="widths.csv: lacks widths.csv.json"):
         figures.read(Files([f"widths={tmp_path}/widths.csv"]))
     assert len(figures.read(Files(["published=resources/paper/table4.csv"]))["published"]) > 0
+
+
+def test_widths_are_those_of_the_masks_at_a_sparsity_as_a_fraction(tmp_path):
+    mask = pd.DataFrame({"layer": [1, 0, 0, 0, 0], "unit": [0, 0, 1, 2, 3], "keep": [True, True, False, True, True]})
+    artifacts.write_parquet(tmp_path / "m-c-rku-20.parquet", mask, "mask", {})
+    given = settings(["rku"], ["m"], calib="c", sparsities=[20])
+    files = Files([f"masks={tmp_path}/{{model}}-{{calib}}-{{method}}-{{sparsity}}.parquet"])
+    kept_widths.write(files, given, [tmp_path / "widths.csv"])
+    found = pd.read_csv(tmp_path / "widths.csv").to_dict("split", index=False)
+    assert found["columns"] == ["model", "calib", "method", "sparsity", "layer", "width", "dense_width", "kept_share"]
+    assert found["data"] == [["m", "c", "rku", 0.2, 0, 3, 4, 0.75], ["m", "c", "rku", 0.2, 1, 1, 1, 1]]

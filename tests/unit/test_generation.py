@@ -1,5 +1,7 @@
 """Greedy generation against transformers' own, one prompt at a time; what ends a row, by hand."""
 
+import gc
+import weakref
 from functools import partial
 from itertools import product
 
@@ -215,3 +217,14 @@ def test_a_prefix_is_held_once_and_attention_is_as_it_was_afterwards():
         greedy(model, PROMPTS, 3, never, pad=0, prefix=prefix, shared=30)
     assert {shape[2] for shape in rows} == {7, 8, 9}  # a row's own seven tokens, and what is generated
     assert model.config._attn_implementation == before
+
+
+def test_the_keys_of_a_prefix_are_let_go_afterwards():
+    model = tiny.qwen2()
+    prefix = prefix_cache(model, EXAMPLES)
+    keys = weakref.ref(prefix.layers[0].keys)
+    with shared_prefix.attending(model, prefix):
+        pass
+    del prefix
+    gc.collect()
+    assert keys() is None

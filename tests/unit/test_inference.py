@@ -87,15 +87,16 @@ def test_bootstrap_memory_does_not_grow_with_the_resamples():
 def test_perplexity_weighs_windows_by_their_tokens():
     # 3 tokens of probability 1/2 and 1 of 1/8: the geometric mean of 2, 2, 2, 8
     assert significance.perplexity([3 * math.log(2), math.log(8)], [3, 1], 0.95)[0] == pytest.approx(64**0.25)
+    assert significance.perplexity([2000.0, 2000.0], [1000, 1000], 0.95)[0] == pytest.approx(math.exp(2))
 
 
 def block_means(values, blocks) -> np.ndarray:
     return values.reshape(blocks, -1).mean(1)
 
 
-@pytest.mark.parametrize(("windows", "blocks"), [(40, 8), (80, 16), (160, 16)])
+@pytest.mark.parametrize(("windows", "blocks"), [(2, 2), (8, 2), (40, 8), (80, 16), (160, 16)])
 def test_perplexities_are_compared_by_a_t_test_over_blocks_of_neighbours(windows, blocks):
-    """scipy's t-test of the blocks' means: five windows a block at least, sixteen blocks at most."""
+    """scipy's t-test of the blocks' means: five windows a block at least, two blocks at least, sixteen at most."""
     rng = np.random.default_rng(windows)
     b = 100 * rng.normal(2.0, 0.5, windows)
     a = b + 100 * rng.normal(0.02, 0.05, windows)
@@ -109,6 +110,21 @@ def test_perplexities_are_compared_by_a_t_test_over_blocks_of_neighbours(windows
     single = stats.ttest_1samp(block_means(a / 100, blocks), 0).confidence_interval(0.9)
     found = significance.perplexity(a, np.full(windows, 100), 0.9)
     assert found[1:] == pytest.approx((math.exp(single.low), math.exp(single.high)), rel=1e-6)
+
+
+@pytest.mark.parametrize(("windows", "blocks"), [(2, 2), (40, 8)])
+def test_windows_of_unlike_lengths_weigh_as_their_tokens(windows, blocks):
+    """The ratio of two sums over blocks, with the variance of its linearisation."""
+    rng = np.random.default_rng(windows)
+    tokens = rng.integers(20, 200, windows)
+    difference = tokens * rng.normal(0.1, 0.3, windows)
+    delta, low, high, p = significance.paired_means(difference + 1, np.ones(windows), tokens, 0.9)
+    mean = difference.sum() / tokens.sum()
+    apart = (difference - mean * tokens).reshape(blocks, -1).sum(1)
+    error = math.sqrt(np.square(apart).sum() * blocks / (blocks - 1)) / tokens.sum()
+    student = stats.t(blocks - 1)
+    expected = (mean, mean - student.ppf(0.95) * error, mean + student.ppf(0.95) * error)
+    assert (delta, low, high) == pytest.approx(expected) and p == pytest.approx(2 * student.sf(abs(mean) / error))
 
 
 def test_divergences_are_compared_by_the_same_test_in_nats():
@@ -207,6 +223,8 @@ def test_clusters_that_say_nothing():
     assert math.isnan(effect) and p == 1
     _, p = significance.cluster_robust([1, 0, 1, 0], [0, 1, 0, 1], [4, 4, 6, 6])
     assert p == 1  # no cluster differs on the whole
+    _, p = significance.cluster_robust([0.1, 0.2, -0.3, 0.1, 0.2, -0.3], [0] * 6, [4, 4, 4, 6, 6, 6])
+    assert p == 1  # but for rounding
     for clusters in ([1, 2], [1, None, 2]):
         with pytest.raises(ValueError, match="a cluster for each of the 3 items"):
             significance.cluster_robust([1, 1, 0], [0, 0, 1], clusters)
@@ -235,9 +253,14 @@ def test_holm_is_the_worked_example_and_leaves_absent_p_values_out_of_the_family
     assert significance.holm([]).tolist() == []
 
 
+def test_p_values_have_three_decimals_and_the_least_are_below_a_thousandth():
+    found = [significance.shown(p) for p in (0.0009996, 0.001, 0.05, 1, math.nan)]
+    assert found == ["< 0.001", "0.001", "0.050", "1.000", "–"]
+
+
 def test_holm_is_statsmodels_to_the_last_bit():
-    for size in (1, 2, 40):
-        p_values = np.random.default_rng(size).uniform(0, 1 / size, size).round(3).tolist()  # with ties
+    for size, most in ((1, 1), (2, 0.5), (40, 1 / 40), (40, 1)):  # of the last, most are above 1 before they are cut
+        p_values = np.random.default_rng(size).uniform(0, most, size).round(3).tolist()  # with ties
         assert significance.holm(p_values).tolist() == multipletests(p_values, method="holm")[1].tolist()
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pruning.config.methods import Method
 from pruning.core.errors import InputError
 from pruning.methods import allocation, latency_table
-from pruning.methods.allocation import Others, Problem, joint, sensitivity, sensitivity_joint
+from pruning.methods.allocation import Others, Problem, expert_neurons, joint, sensitivity, sensitivity_joint
 from pruning.methods.allocation import greedy as greedy_widths
 
 
@@ -76,6 +76,20 @@ def test_units_leave_in_the_order_of_score_for_each_parameter(example, sparsity,
     assert {name: units.tolist() for name, units in found.items()} == {"ffn": left, "kv_groups": counts}
 
 
+@pytest.mark.parametrize("worth", [10 / 3, 0.1, 2.6])
+def test_rounding_of_a_groups_worth_removes_nothing(worth):
+    """Sizes that add up to a little more than what there is room for."""
+    others = {"kv_groups": Others([np.arange(2.0)] * 5, worth)}
+    assert [units.tolist() for units in joint.widths(problem([8] * 5, 0, others=others)).values()] == [[8] * 5, [2] * 5]
+
+
+@pytest.mark.parametrize(("sparsity", "left"), [(0, 24), (50, 16), (97, 8)])
+def test_an_expert_keeps_the_nearest_multiple_of_eight_neurons_and_eight_at_least(sparsity, left):
+    own = problem([6, 6], sparsity, others={"expert_neurons": Others([np.arange(144.0)] * 2, 1 / 24)})
+    found = expert_neurons.widths(own)
+    assert found["ffn"].tolist() == [6, 6] and found["expert_neurons"].tolist() == [6 * left] * 2
+
+
 def test_the_knapsack_drops_an_attention_that_costs_nothing():
     rows = [("ffn", 0, 0, 9.0), ("ffn", 1, 0, 9.0), *(("kv_groups", n, 0, float(n)) for n in (0, 1))]
     rows += [("kv_groups", n, 1, 0.9 * n) for n in (0, 1)]
@@ -121,6 +135,8 @@ def test_the_knapsack_prices_a_dropped_ffn_as_it_was_measured(sparsity):
     best = min(total(cost, own) for own in product(*(range(s + 1) for s in sizes)) if sum(own) <= most)
     found = sensitivity.widths(problem(sizes, sparsity, cuts, floor=0))
     assert total(cost, found) == pytest.approx(best) and found[0] == 0
+    # Steps of two that end at one neuron: none is a width as well.
+    assert sensitivity.options(problem((129, 130), sparsity, cuts, floor=0))[1][0][:3].tolist() == [0, 1, 3]
     # A layer that has no neuron left from an earlier iteration does not make the steps small.
     assert sensitivity.widths(problem((0, 640), 45, cuts, floor=0)).tolist() == [0, 350]  # in tens, of 352
 
@@ -187,6 +203,14 @@ def test_speed_that_is_linear_in_width_is_a_number_of_neurons():
     cuts = pd.DataFrame([(0, 16, 0.1), (0, 1, 9.0), (1, 16, 0.4), (1, 1, 0.45)], columns=CUT)
     own = problem([32, 32], 50, cuts, table([(0, 2.0), (32, 4.0)], column="decode"))
     assert sensitivity.widths(own).tolist() == sensitivity.widths(own, per="decode").tolist() == [31, 1]
+
+
+def test_speed_is_that_of_the_model_before_any_pruning():
+    """64 neurons, of which an earlier iteration left 48; half of them are the 32 of sparsity 50."""
+    cuts = pd.DataFrame([(0, 12, 0.1), (0, 1, 9.0), (1, 16, 0.4), (1, 1, 0.45)], columns=CUT)
+    own = problem([16, 32], 50, cuts, table([(0, 2.0), (32, 4.0)], column="decode"))
+    own = replace(own, original=np.array([32, 32]))
+    assert sensitivity.widths(own, per="decode").sum() == sensitivity.widths(own).sum() == 32
 
 
 def test_groups_and_neurons_compete_by_the_time_that_they_take():

@@ -215,6 +215,15 @@ def test_a_hopeless_model_is_asked_no_further(lab, monkeypatch, right):
     assert outcome.result.get("stopped_early") == stopped
 
 
+def test_a_model_is_hopeless_where_it_is_by_every_metric_and_each_is_an_accuracy():
+    frame = pd.DataFrame({"metric": ["a"] * 4 + ["b"] * 4, "value": [0.0] * 4 + [0, 1, 1, 1]})
+    given = {"after": 4, "below": 0.7, "confidence": 0.99}
+    assert of_lm_eval.hopeless(frame, **given) == {}
+    assert of_lm_eval.hopeless(frame[:4], **given) == {"a": pytest.approx(0.62388, abs=1e-5)}
+    with pytest.raises(InputError, match="stop_early: b is no accuracy"):
+        of_lm_eval.hopeless(frame.assign(value=frame["value"] / 2), **given)
+
+
 SWAPS = {
     "shuffled": lambda table, train: (table.take([2, 0, 1]), "was changed after it was made"),
     "another split's": lambda table, train: (train, "is results/data/sums/train.parquet, put in another's place"),

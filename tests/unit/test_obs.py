@@ -103,6 +103,18 @@ def test_twins_are_not_removed_together(noise, block):
     assert whole[1] == pytest.approx(whole[0], rel=0.01)
 
 
+@pytest.mark.parametrize("block", [1, 3])
+def test_as_many_chunks_as_blocks_leave_one_by_one(example, block, monkeypatch):
+    a, down, _ = example
+    monkeypatch.setattr(surgeon, "CANDIDATES", 1)  # a larger chunk would be what is cheapest at first
+    a, down = np.hstack([a, a + 0.01 * np.random.default_rng(0).normal(size=a.shape)]), np.hstack([down, down])
+    second, weight = torch.from_numpy(a.T @ a / len(a)), torch.from_numpy(down).double()
+    order, _ = surgeon.removals(second, weight, 1e-3, block=block)
+    monkeypatch.setattr(surgeon, "CHUNKS", 2 * N // block)
+    scores = surgeon.least_losses(second, None, weight, torch.device("cpu"), block=block)
+    assert scores.argsort().tolist() == order.tolist()
+
+
 @pytest.mark.parametrize("block", [2, 3])
 def test_blocks_of_any_order_leave_what_brute_force_leaves(block):
     """Six channels: three groups of two, two of three; every order of them in turn the cheapest, loss by loss."""
@@ -164,13 +176,14 @@ def test_a_silent_neuron_and_an_unknown_metric(example):
         obs.score(layer_of(a, down, g), metric="mse")
 
 
-def test_leverage_is_the_share_of_a_neuron_that_ridge_regression_keeps(example):
+@pytest.mark.parametrize(("options", "ridge"), [({}, 1), ({"ridge": 0.5}, 0.5)])
+def test_leverage_is_the_share_of_a_neuron_that_ridge_regression_keeps(example, options, ridge):
     a, down, g = example
-    penalty = 0.5 * np.square(a).sum(0).mean()
+    penalty = ridge * np.square(a).sum(0).mean()
     smoother = a @ np.linalg.solve(a.T @ a + penalty * np.eye(N), a.T)  # of the tokens
     values, vectors = np.linalg.eigh(a.T @ a)
     expected = np.square(vectors) @ (values / (values + penalty))
-    found = leverage.score(layer_of(a, down, g), ridge=0.5)
+    found = leverage.score(layer_of(a, down, g), **options)
     assert found == pytest.approx(expected, rel=1e-5)
     assert found.sum() == pytest.approx(np.trace(smoother), rel=1e-5)
 

@@ -815,6 +815,7 @@ TWO = [row("wanda", 31, 10.2), row("agf", 34, 10.8)]
         (FOUR, 0.1, False, "rku/30", 0.08),  # the smallest within the tolerance
         (FOUR, 0.001, False, "agf/20", 0.01),  # the nearest
         (FOUR, 9, False, "agf/40", 0.2),
+        ([row("agf", 20, 10.1), row("agf", 30, 12.5)], 0.25, False, "agf/30", 0.25),  # the tolerance itself
         ([row("agf", 30, 12.0), row("agf", 30, 10.2, tuning="own")], 0.1, False, "agf/30/own", 0.02),
         (TWO, 0.1, False, "agf/34", 0.08),
         (TWO, 0.1, True, "wanda/31", 0.02),  # the best, however much is removed

@@ -11,6 +11,7 @@ import pytest
 import recover as recover_stage
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
 import tiny
@@ -50,9 +51,19 @@ def test_only_answers_are_learned_and_batches_depend_on_the_step_alone():
     sequences = [([1, 2, 3], [False, True, True]), ([4, 5], [False, True])]
     chosen = recovery.drawn(2, step=3, size=4, seed=0)
     assert chosen == recovery.drawn(2, step=3, size=4, seed=0) != recovery.drawn(2, step=4, size=4, seed=0)
+    assert recovery.drawn(9, step=3, size=9, seed=0) != recovery.drawn(9, step=3, size=9, seed=1)
     ids, labels = recovery.batch([sequences[number] for number in chosen], pad=0)
     for row, label in zip(ids.tolist(), labels.tolist(), strict=True):
         assert (row, label) in [([1, 2, 3], [-100, 2, 3]), ([4, 5, 0], [-100, 5, -100]), ([4, 5], [-100, 5])]
+
+
+def test_what_adapters_add_counts_alpha_over_rank_and_their_targets_are_written_in_order(tmp_path):
+    targets = ["q_proj", "v_proj", "up_proj", "o_proj", "k_proj", "gate_proj", "down_proj"]
+    tuned = recovery.with_adapters(tiny.qwen2(), {**SETTINGS, "targets": targets})
+    scales = [each.scaling for each in tuned.modules() if isinstance(each, LoraLayer)]
+    assert len(scales) == 2 * len(targets) and all(own == {"default": 4 / 2} for own in scales)
+    recovery.save(tmp_path, tuned)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"] == sorted(targets)
 
 
 def told(teacher, ids):

@@ -113,11 +113,11 @@ def test_tokens_beside_the_objectives_count_a_quarter(monkeypatch):
 
 
 def test_a_loud_token_counts_as_ten_times_the_median():
-    ids = torch.ones(1, 6, dtype=torch.long)
-    counted = torch.tensor([[True, True, True, True, True, False]])
-    objective = torch.tensor([[False, True, True, True, True, False]])
+    ids = torch.ones(1, 7, dtype=torch.long)
+    counted = torch.tensor([[True, True, True, True, True, False, False]])
+    objective = torch.tensor([[False, True, True, True, True, False, False]])
     batch = prepare.Batch(torch.tensor([0]), ids, counted, objective)
-    sizes = torch.tensor([1000.0, 2.0, 1.0, 4.0, 3.0, 9e9])  # the median of those that count: 3; the last is padding
+    sizes = torch.tensor([1000.0, 2.0, 1.0, 4.0, 3.0, 9e9, 9e9])  # the median of those that count: 3; two are padding
     hidden = sizes.sqrt()[None, :, None] * torch.tensor([1.0, -1.0])
     [found] = fitting.weights_of([hidden], [batch])
     np.testing.assert_allclose(found[0, :5], [0.25 * 30 / 1000, 1, 1, 1, 1], rtol=1e-6)

@@ -10,13 +10,15 @@ from test_parameter_gradients import micro_batches as few_batches
 from test_second_moments import MODELS, micro_batches
 
 import tiny
-from pruning.calibration import gisp, removal
+from pruning.calibration import gisp, removal, second_moments
+from pruning.calibration.output_gradients import output_gradients
 from pruning.config.default import DEFAULT
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.methods import refit as fitting
 from pruning.methods import rounds, scores
-from pruning.methods.scores import Layer, Weights
+from pruning.methods.scores import Layer, Weights, obs
+from pruning.models.structures import ffn
 
 LAYERS, N = 3, 48
 LEAST = 1  # of a layer, one per cent
@@ -46,6 +48,20 @@ def test_without_rounds_it_is_the_ranking_by_the_dense_models_losses(at_once):
     own = np.concatenate(list(rounds.losses(MODELS["llama"](), micro_batches(), 0)))
     early = at_once < LAYERS * (N - LEAST)
     assert (np.diff(own[early][np.argsort(at_once[early])]) >= 0).all()
+
+
+def test_losses_are_those_of_the_score_obs():
+    """In nats a token."""
+    model, batches = MODELS["llama"](), micro_batches()
+    gradients, tokens = output_gradients(model, batches, 0)
+    counts, own = second_moments.token_counts(batches), list(rounds.losses(model, batches, 0))
+    measured = zip(ffn.sites(model), second_moments.second_moments(model, batches), gradients, own, strict=True)
+    for site, moments, gradient, found in measured:
+        kinds = {"second_moments": {name: each.numpy() for name, each in moments.items()} | counts}
+        kinds["output_gradients"] = {"gradients": (gradient / tokens).numpy()}
+        down = site.weight.detach().numpy()
+        expected = obs.score(Layer(0, {}, Weights({"down": down}.__getitem__), kinds.__getitem__))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_a_round_ranks_what_the_round_before_left_of_the_model(places, at_once):

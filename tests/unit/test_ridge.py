@@ -95,23 +95,23 @@ def test_a_removed_twin_is_recovered_exactly_as_the_penalty_goes_to_zero():
     np.testing.assert_allclose(change, expected[:, keep], atol=1e-6)
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-6])
-def test_nested_refits_are_each_the_penalised_least_squares_solution(scale):
-    """One λ for all of them: that of half of the columns."""
-    down, fit, held_out = weights(), scale * activations(60), scale * activations(30, seed=1)
-    order, both = np.random.default_rng(6).permutation(N), np.vstack([fit, held_out])
+@pytest.mark.parametrize(("scale", "n"), [(1.0, N), (1e-6, N), (1.0, N - 1)])
+def test_nested_refits_are_each_the_penalised_least_squares_solution(scale, n):
+    """One λ for all of them: that of half of the columns, rounded up."""
+    down, fit, held_out = weights(n), scale * activations(60)[:, :n], scale * activations(30, seed=1)[:, :n]
+    order, both = np.random.default_rng(6).permutation(n), np.vstack([fit, held_out])
     of_tokens = evidence(fit, held_out)
-    half = np.isin(np.arange(N), order[: N // 2])
+    half = np.isin(np.arange(n), order[: (n + 1) // 2])
     relative = ridge.strength(down, order, of_tokens)
     assert relative == ridge.compensate(down, half, of_tokens).record["lambda"] < math.inf
     refitted = ridge.nested(down, order, of_tokens, relative)
-    for kept in (N, 9, 6, 1):
-        keep = np.isin(np.arange(N), order[:kept])
+    for kept in (n, 9, 6, 1):
+        keep = np.isin(np.arange(n), order[:kept])
         expected = by_tokens(down, keep, both, relative * (both**2).sum(0)[half].mean())
         in_order = expected[:, np.argsort(np.argsort(order[:kept]))]
         assert refitted(kept).dtype == np.float32
         np.testing.assert_allclose(refitted(kept), in_order, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(refitted(N), down[:, order], atol=1e-5)
+    np.testing.assert_allclose(refitted(n), down[:, order], atol=1e-5)
 
 
 def test_nested_refits_that_do_not_help_leave_the_weights_as_they_are():
@@ -129,6 +129,8 @@ def test_errors_are_those_of_the_tokens():
     found = [summed(down, KEEP, held_out).error(change) for change in every_change]
     expected = [relative_error(down, KEEP, down[:, KEEP] + change, held_out) for change in every_change]
     np.testing.assert_allclose(found, expected, rtol=1e-9)
+    one = np.ones((1, 1))
+    assert least_squares.Sums(one, one, missing=1 - 1e-15, whole=1).error(one) == 0  # below 0 by rounding
 
 
 def test_lambda_has_the_least_held_out_error_and_the_last_fit_sees_all_tokens():

@@ -3,14 +3,21 @@
 import copy
 from types import SimpleNamespace
 
+import measure
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from test_second_moments import MODELS, micro_batches
 
 import tiny
-from pruning.calibration import prepare
+from pruning.calibration import prepare, second_moments
+from pruning.core import artifacts
 from pruning.methods import sensitivity
+from pruning.methods.compensation import ridge
+from pruning.models import tokenizers
+from pruning.models.checkpoint import Checkpoint
+from pruning.models.loading import load
 from pruning.models.structures import STRUCTURES, ffn
 
 N = 48
@@ -54,6 +61,7 @@ def test_levels_by_hand():
     assert sensitivity.levels(48, 1) == [45, 42, 39, 36, 33, 30, 27, 24, 21, 18, 15, 12, 9, 6, 3, 1]
     assert sensitivity.levels(48, 30) == [45, 42, 39, 36, 33, 30]
     assert sensitivity.levels(5, 2) == [4, 3, 2]
+    assert sensitivity.levels(20, 1) == [18, 17, 16, 15, 13, 12, 11, 10, 8, 7, 6, 5, 3, 2, 1]  # rounded down
     assert sensitivity.levels(3, 3) == []
 
 
@@ -180,3 +188,35 @@ def test_whole_micro_batches_are_looked_at():
     assert prepare.first_samples(batches, 1) == batches[:1]
     assert prepare.first_samples(batches, starts[1] + 1) == batches[:2]
     assert prepare.first_samples(batches, 10**6) == batches
+
+
+@pytest.mark.parametrize(("least", "floors"), [({"min_keep": 0.9}, (44, 1)), ({"drop_layers": True}, (0, 0))])
+def test_the_stage_measures_neurons_and_then_groups_on_the_first_samples(tmp_path, least, floors):
+    """Neurons are refitted, as their second moments are there, with the layer's own strength; groups are not."""
+    model, data = tiny.to_calibrate(tmp_path)
+    tiny.record(model)
+    settings = {**tiny.CALIBRATION, "search": "layers", "probed": 4, **least}
+    moments = tmp_path / "second_moments.json"
+    measure.measure("calibration/second_moments", [moments, tmp_path / "second_moments"], settings, model, data)
+    ranks = {"ffn": [own[:N] for own in RANKS[:2]], "kv_groups": [np.array([1.0, 2.0]), np.array([2.0, 1.0])]}
+    frames = [prepare.unit_rows("score", own).assign(structure=name) for name, own in ranks.items()]
+    artifacts.write_parquet(tmp_path / "scores.parquet", pd.concat(frames, ignore_index=True), "scores", {})
+    evidence = [f"scores={tmp_path / 'scores.parquet'}", f"second_moments={moments}"]
+    measure.measure("methods/sensitivity", [tmp_path / "cuts.parquet"], settings, model, data, evidence)
+    cuts = artifacts.read_parquet(tmp_path / "cuts.parquet", "sensitivity")
+
+    base, of_layer = Checkpoint(model), second_moments.read(moments, [N, N])
+
+    def fit(layer, order):
+        own = base.matrix(layer, "down"), order, of_layer(layer)
+        return ridge.nested(*own, ridge.strength(*own))
+
+    batches, expected, passes = prepare.batches(data, tokenizers.load(model), settings)[:1], [], 0.0
+    for (name, own), floor in zip(ranks.items(), floors, strict=True):
+        network, _ = load(model, "float32")
+        probe = sensitivity.Probe(network, batches, own, [floor] * 2, fit if name == "ffn" else None, name)
+        for row in sensitivity.layers(probe):
+            expected.append((*row, pytest.approx(passes + probe.passes), name))
+        passes += probe.passes
+    columns = ["layer", "width", "divergence", "passes", "structure"]
+    assert list(cuts[columns].itertuples(index=False, name=None)) == expected

@@ -1,6 +1,7 @@
 """Layers trained towards a target, from a start that is known."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -37,10 +38,34 @@ def test_every_sample_is_fitted_or_held_out_once_and_padding_counts_nothing(give
         assert target.shape == stream.shape == (*batch.ids.shape, stream.shape[-1])
 
 
+def test_micro_batches_are_cut_to_a_32nd_of_the_samples():
+    batches = micro_batches(lengths=(8,) * 66)  # of three samples
+    ones = [torch.ones(batch.ids.shape) for batch in batches]
+    for own in training.pieces(batches, ones, ones, ones):
+        assert max(len(piece.rows) for piece in own) <= 2
+    assert max(len(piece.rows) for piece in training.pieces(batches * 2, ones * 2, ones * 2, ones * 2)[0]) == 3
+
+
 def test_the_error_is_of_weighted_tokens(given):
     model, layer, batches, streams, targets, weights = given
-    _, held = training.pieces(batches, streams, [0.9 * target for target in targets], weights)
-    assert training.Training(model, layer, [], held, torch.float32).error() == pytest.approx(0.1 / 0.9, rel=1e-4)
+    for factor, expected in ((0.9, pytest.approx(0.1 / 0.9, rel=1e-4)), (math.nan, math.inf)):
+        _, held = training.pieces(batches, streams, [factor * target for target in targets], weights)
+        assert training.Training(model, layer, [], held, torch.float32).error() == expected
+
+
+def test_the_rate_falls_as_a_cosine(given, monkeypatch):
+    model, layer, *rest = given
+    fit, held = training.pieces(*rest)
+    rates, step = [], torch.optim.Adam.step
+
+    def spied(self):
+        rates.append(self.param_groups[0]["lr"])
+        step(self)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spied)
+    training.trained(model, layer, fit, held, 2, (0.001,), 0)
+    expected = 0.0005 * (1 + np.cos(np.pi * np.arange(2 * len(fit)) / (2 * len(fit))))
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
 
 
 def test_padding_counts_nothing(given, monkeypatch):
@@ -92,7 +117,7 @@ def test_what_training_does_not_better_stays_to_the_bit(given):
 def test_rates_are_tried_until_one_gains_less_than_another(given, monkeypatch):
     """The errors of two epochs of each; 0.5 is the start's."""
     model, layer, *rest = given
-    errors, tried = {4.0: (0.9, 0.6), 3.0: (0.4, 0.3), 2.0: (0.3, 0.2), 1.0: (0.4, 0.25), 0.5: (0.1, 0.1)}, []
+    errors, tried = {4.0: (0.9, 0.6), 3.0: (0.4, 0.3), 2.0: (0.2, 0.2), 1.0: (0.4, 0.25), 0.5: (0.1, 0.1)}, []
 
     def epochs(_, __, number, rate, ___):
         tried.append(rate)
@@ -102,7 +127,7 @@ def test_rates_are_tried_until_one_gains_less_than_another(given, monkeypatch):
     monkeypatch.setattr(training.Training, "epochs", epochs)
     monkeypatch.setattr(training.Training, "error", lambda _: 0.5)
     _, record = training.trained(model, layer, [], [], 2, list(errors), 0)
-    assert tried == [4.0, 3.0, 2.0, 1.0] and record["rate"] == 2.0 and record["epoch"] == 2
+    assert tried == [4.0, 3.0, 2.0, 1.0] and record["rate"] == 2.0 and record["epoch"] == 1
     assert record["held_out_error"] == 0.2 and record["held_out_error_untrained"] == 0.5
 
 

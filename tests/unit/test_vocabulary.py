@@ -18,9 +18,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tiny
 from pruning.analysis import shapes
 from pruning.core.errors import InputError
+from pruning.evaluation import recovery
 from pruning.methods import budget, variants
 from pruning.methods.compact import Pruning, parameters
-from pruning.models import loading, vocabulary
+from pruning.models import head, loading, vocabulary
 from pruning.models.checkpoint import Checkpoint
 
 TEMPLATE = "{% for m in messages %}{{ '<|user|>' + m.content }} zygote{% endfor %}"
@@ -110,6 +111,7 @@ def test_what_stays_by_hand():
     letters = own.numbers
     assert own.keep(258, {257: 1}) == {**dict.fromkeys(range(256), "byte"), 256: "part", 257: "data"}
     assert list(own.keep(258, {}))[256:] == [256, 257]
+    assert list(own.keep(257, {259: 2, 256: 2}))[256:] == [256], "of equally frequent ones the lower number"
     assert own.keep(257, {257: 5, 259: 1})[259] == "data", "the more frequent one does not fit with its part"
     assert list(own.keep(259, {259: 1, 257: 2}))[256:] == [256, 257, 259]
     cut = vocabulary.tokenizer(by_hand(), [*range(256), 257, 258])
@@ -279,6 +281,11 @@ def test_what_a_smaller_model_is_distilled_from_chooses_among_its_tokens(tmp_pat
     vocabulary.shrink(teacher, kept)
     new = torch.tensor([[5, 300, 399, 0]])
     assert torch.equal(teacher(new).logits, whole(torch.tensor(kept)[new]).logits[..., kept])
+    sequences, given = [(new[0].tolist(), [True] * 4)], {"dtype": "float32", "batch_size": 1}
+    parameters, hidden = recovery.taught(base, output, sequences, {0}, given)
+    wanted = head.hidden_states(teacher, new)[0].float()
+    torch.testing.assert_close(hidden[0], wanted, rtol=1e-4, atol=1e-5)
+    assert {len(own) for own in parameters.values()} == {400}
     with pytest.raises(InputError, match="has other tokens than"):
         vocabulary.kept_of(output, base)
 

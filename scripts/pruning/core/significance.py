@@ -125,7 +125,7 @@ def paired_means(a: ArrayLike, b: ArrayLike, tokens: ArrayLike, confidence: floa
     Args: `a`, `b` of shape (windows,): the two variants' sums over the tokens of each window, as of NLL or divergence;
     `b` may be 0, for `a` alone. p is of a two-sided paired t-test over blocks of neighbouring windows: neighbours
     resemble each other, blocks hardly do. A block has at least BLOCK windows, and there are at most BLOCKS, of like
-    size. NaN for a single window; p is 1 where all windows agree.
+    size; two where there are fewer windows. NaN for a single window; p is 1 where all windows agree.
     Source: Ibragimov and Müller (2010), "t-statistic based correlation and heterogeneity robust inference".
     """
     _check_confidence(confidence)

@@ -138,7 +138,7 @@ def greedy(probe: Probe, progress: Callable = iter, exact: bool = False) -> Iter
         found: dict[int, float] = {}  # of the present model
         if exact:
             rates = dict.fromkeys(rates, -math.inf)
-        while (chosen := min(rates, key=lambda layer: (rates[layer], layer))) not in found:
+        while (chosen := min(rates, key=rates.get)) not in found:
             if chosen not in weights:
                 weights[chosen] = probe.weight(chosen, left[chosen][0])  # of columns that are still as they were
             found[chosen] = float(probe.divergences(chosen, [weights[chosen]], states[chosen])[0])

@@ -22,7 +22,7 @@ from pruning.calibration.prepare import Batch
 from pruning.calibration.second_moments import held_out
 
 STEPS = 32
-"""Least number of steps in an epoch, as far as there are samples: micro-batches are cut to smaller ones for it."""
+"""A step takes no more than this part of all samples, those held out included: micro-batches are cut for it."""
 
 
 @dataclass(frozen=True)
