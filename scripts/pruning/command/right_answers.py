@@ -84,10 +84,8 @@ def of_others(known: Known) -> list[str]:
     cut = any(method.vocabulary for method in known.compared.values())
     if known.calibrates_on_answers or not known.answers or not cut:
         return []
-    said = (
-        "--vocabulary keeps the tokens of your data's own answers first. The model words its answers otherwise: some "
-    )
-    said += "may not end, so look how many are cut off, or keep more tokens."
+    said = "--vocabulary keeps the tokens of your data's own answers first. The model words its answers otherwise: "
+    said += "some may not end, so look how many are cut off, or keep more tokens."
     if known.request.effort == "quick":
         said += " `standard` keeps those of the model's own right answers, where there are enough of these."
     return [said]
