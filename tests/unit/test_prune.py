@@ -116,6 +116,11 @@ NONE_FOUND = "its records have a, b; one of these is needed: `messages`, `prompt
             "record 1: the last two of `messages`",
         ),
         (
+            [{"messages": [*said("user"), said("assistant")[0] | {"content": "\n"}]}],
+            REFUSING,
+            "must have text as `content`",
+        ),
+        (
             [{"messages": [*said("user"), {"role": "assistant", "tool_calls": []}]}],
             REFUSING,
             "must have text as `content`",

@@ -214,7 +214,7 @@ def _conversation(record: Mapping[str, Any], tokenizer: Any, given: str, number:
     listed = isinstance(messages, list) and messages and all(isinstance(each, dict) for each in messages)
     if not listed or messages[-1].get("role") != "assistant":
         raise InputError(f"{given}: record {number}: `messages` must end in an answer (role assistant)")
-    if not all(isinstance(each.get("content"), str) for each in messages[-2:]):
+    if not all(isinstance(each.get("content"), str) and each["content"].strip() for each in messages[-2:]):
         raise InputError(f"{given}: record {number}: the last two of `messages` must have text as `content`")
     try:
         before = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
