@@ -251,24 +251,23 @@ def reconstruct(
     add; `ridge` on the dense model's activations; `bias` adds a bias (FLAP).
 
     Warns where there are too few tokens for the columns to fit. Raises InputError for an unknown scheme, for a model
-    that it is not for, for fewer than five samples, and for a mask of other models. Source: methods/refit.py."""
+    that it is not for, for fewer than five samples, and for another mask. Source: methods/refit.py."""
     import warnings
 
     from pruning.calibration import prepare
     from pruning.config.base import choices
     from pruning.config.methods import Training
-    from pruning.methods import evidence, masks
+    from pruning.methods import evidence
     from pruning.methods.compact import Pruning
     from pruning.models import in_memory, structures
     from pruning.models.checkpoint import Loaded
 
     arguments.known("scheme", [scheme], choices("methods/compensation"))
-    batches, keeps, base = prepare.as_batches(batches), _keeps(model, mask), Loaded(model)
-    for name, wanted in masks.counts(keeps).items():
-        if (found := structures.STRUCTURES[name].counts(small)) != wanted:
-            raise InputError(f"small: has {name} {found}, the mask keeps {wanted}: give what `compact` made with it")
-    plan = Training().model_dump()
-    pruning = Pruning.fitted(base, keeps, scheme, lambda: evidence.of_model(model, batches, keeps, scheme, plan))
+    batches, keeps, plan = prepare.as_batches(batches), _keeps(model, mask), Training().model_dump()
+    pruning = Pruning.fitted(
+        Loaded(model), keeps, scheme, lambda: evidence.of_model(model, batches, keeps, scheme, plan)
+    )
+    pruning.must_have_cut(small)
     whole = in_memory.copied(small)
     with in_memory.frozen(model):
         pruning.rewrite(whole)

@@ -123,6 +123,11 @@ def cut(model, statistics) -> pd.DataFrame:
     return allocate(score("rku", statistics, model), 0.3)
 
 
+def drawn(model, statistics):
+    """As small as after `cut`, of other neurons."""
+    return compact(model, allocate(score("random", statistics, model), 0.3))
+
+
 def test_less_is_lost_with_reconstructed_weights(model, statistics):
     mask = allocate(score("random", statistics, model), 0.3)
     small = compact(model, mask)
@@ -171,6 +176,7 @@ REFUSED = {
     "cfsp: needs how much each layer changes": lambda m, s: allocate(score("rku", s, m), 0.3, "cfsp"),
     "mask: not one of this LlamaForCausalLM: layer widths": lambda m, s: compact(m, cut(m, s).query("unit < 40")),
     "small: has ffn [48, 48], the mask keeps [34, 34]": lambda m, s: reconstruct(m, m, IDS, cut(m, s)),
+    "small: layer 0 has other neurons than the mask keeps": lambda m, s: reconstruct(drawn(m, s), m, IDS, cut(m, s)),
     "scheme: unknown 'attention'; known: bias, ": lambda m, s: reconstruct(m, m, IDS, None, "attention"),
     "model: a tuple: give a transformers model": lambda m, s: calibrate((m, None), IDS),
     "model: a str: give a transformers model": lambda m, s: compact("folder", cut(m, s)),

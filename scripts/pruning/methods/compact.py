@@ -15,6 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -25,7 +26,7 @@ from pruning.methods import compensation, masks
 from pruning.methods.compensation import Compensated
 from pruning.methods.masks import NEURONS
 from pruning.models import families, remote_code, structures, vocabulary
-from pruning.models.checkpoint import Checkpoint, Tensors, has_mlp_bias, read_config
+from pruning.models.checkpoint import Checkpoint, Loaded, Tensors, has_mlp_bias, read_config
 from pruning.models.structures import STRUCTURES, ffn
 from pruning.models.structures.base import Keeps, padded
 from pruning.models.vocabulary import Kept
@@ -252,6 +253,17 @@ class Pruning:
                 module = layer.get_submodule(place)
                 own = tensor.to(module.weight.device, module.weight.dtype)
                 setattr(module, kind, nn.Parameter(own, requires_grad=False))
+
+    def must_have_cut(self, small: nn.Module) -> None:
+        """Raises InputError if a model does not have the FFN neurons that this one keeps of the dense one."""
+        remedy = "give what `compact` made with it"
+        for name, wanted in self.units.items():
+            if (found := STRUCTURES[name].counts(small)) != wanted:
+                raise InputError(f"small: has {name} {found}, the mask keeps {wanted}: {remedy}")
+        left = Loaded(small)
+        for layer, own in enumerate(self.keeps[NEURONS]):
+            if not np.array_equal(left.matrix(layer, "up"), self.base.matrix(layer, "up")[own]):
+                raise InputError(f"small: layer {layer} has other neurons than the mask keeps: {remedy}")
 
     def _prefix(self, layer: int) -> str:
         """What names of a layer's tensors begin with."""
