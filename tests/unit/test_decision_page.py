@@ -37,7 +37,7 @@ def rows(*models: tuple) -> pd.DataFrame:
     found["variant"] = found["variant"].map(variant)
     share = found["variant"].map(lambda own: own.sparsity / 100)
     loss = found["perplexity"] / 10 - 1
-    found = found.assign(bytes=400e6 * (1 - share), loss=loss, test_loss=loss, perplexity_p=NOTHING)
+    found = found.assign(removed=share, bytes=400e6 * (1 - share), loss=loss, test_loss=loss, perplexity_p=NOTHING)
     found = found.assign(front=found["variant"] == DENSE, decode=1 + share, decode_low=0.9, decode_high=3.0)
     for end, by in {"low": 0.9, "high": 1.1}.items():
         found = found.assign(**{f"{key}_{end}": found[key] * by for key in measured})
@@ -101,6 +101,9 @@ def test_the_verdict_says_which_model_why_and_what_it_costs_and_gains():
         "answers 45.0% against 50.0%.",
     ]
     assert "answers" not in words.verdict(replace(found, measures=[PERPLEXITY]))[1]
+    for share, said in {0.3: 30, 0.304: 30, 0.333: 33}.items():  # two of six experts are the nearest to 30%
+        own = replace(found, models=found.models.assign(removed=share), units="experts")
+        assert words.verdict(own)[1].startswith(f"With {said}% of the experts removed it is 30% smaller")
     shown = page.tiles(found)
     assert shown[0] == ("Perplexity", "10.50", "10.00", "+5.0%")
     assert shown[3] == ("Weights", "280.0 MB", "400.0 MB", "-30%")

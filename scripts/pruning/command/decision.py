@@ -76,11 +76,11 @@ def rows(
 ) -> pd.DataFrame:
     """Return one row per model, the dense one first, of results/table1.csv, validation.csv and tradeoff.csv.
 
-    Columns: `variant`; `loss` on the validation data, as `above`, and `test_loss`, on the test data; `bytes` of its
-    weights; `prefill` and `decode` (times the dense model's speed) with `_low` and `_high`; `front` (whether no other
-    model is better and as small, or as fast); and for every measure m of the test data `m`, its interval `m_low` and
-    `m_high`, and `m_p`, of the difference from the dense model (after Holm over all of the table; NaN where there is no
-    test)."""
+    Columns: `variant`; `removed`, the share of its units that is gone; `loss` on the validation data, as `above`, and
+    `test_loss`, on the test data; `bytes` of its weights; `prefill` and `decode` (times the dense model's speed) with
+    `_low` and `_high`; `front` (whether no other model is better and as small, or as fast); and for every measure m of
+    the test data `m`, its interval `m_low` and `m_high`, and `m_p`, of the difference from the dense model (after Holm
+    over all of the table; NaN where there is no test)."""
     places = {variant_of(row): row for row in tradeoff.to_dict("records")}
     judged = validation[validation["metric"].isin(OF_TEXT)]
     chosen_by = {variant_of(row): row["value"] for row in judged.to_dict("records")}
@@ -90,6 +90,7 @@ def rows(
     for variant in dict.fromkeys(variant for variant, *_ in held):
         place = places[variant]
         row = {"variant": variant, "loss": above(text, chosen_by[variant], chosen_by[DENSE]), "bytes": place["bytes"]}
+        row["removed"] = held[variant, text.task, text.metric]["achieved_sparsity"]
         row |= {f"{part}{end}": place[f"{part}_speedup{end}"] for part in TIMES for end in ("", "_low", "_high")}
         row["front"] = FRONT in [place[f"{cost}_front"] for cost in COSTS]
         for each in measured:

@@ -190,7 +190,9 @@ def verdict(content: Content) -> list[str]:
     sizes = f"{size(taken['bytes'], dense['bytes'])} in place of {size(dense['bytes'], dense['bytes'])}"
     reads, writes = pace(taken, "prefill"), pace(taken, "decode")
     paces = f"reads and writes {SAME}" if reads == writes == SAME else f"reads a prompt {reads} and writes {writes}"
-    gains = f"With {choice.variant.sparsity}% of the {content.units} removed it is {smaller(share)} ({sizes}), {paces}"
+    removed = 100 * taken["removed"]  # not what was asked, where few units have widths in multiples
+    removed = choice.variant.sparsity if abs(removed - choice.variant.sparsity) < 0.5 else round(removed)
+    gains = f"With {removed}% of the {content.units} removed it is {smaller(share)} ({sizes}), {paces}"
     quality = [
         f"{measure.title.lower()} {value(measure, taken[measure.key])} against {value(measure, dense[measure.key])}"
         for measure in content.measures
