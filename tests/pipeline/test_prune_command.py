@@ -301,6 +301,8 @@ def test_a_mixture_of_experts_keeps_fewer_of_them(own):
     assert "With 50% of the experts removed" in page and "taylor_fo and frequency are compared" in page
     rows = [f"{method}, 50%{also}" for method in ("taylor_fo", "frequency") for also in ("", ", recovered")]
     assert all(f"| {row} |" in page.replace("**", "") for row in rows)
+    compared = re.findall(r"^\* frequency, 50%(, recovered)?, against taylor_fo: perplexity \S+ and \S+ \(", page, re.M)
+    assert compared == ["", ", recovered"]
     assert "Share of the experts that each layer keeps" in html and "FFN neurons" not in html
     folder = own / page.split("It lies in `")[1].partition("`")[0]
     assert AutoModelForCausalLM.from_pretrained(folder).config.num_experts == 3

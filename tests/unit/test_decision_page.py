@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 import browser
-from pruning.command import charts, decision, page, prune, words
+from pruning.command import charts, comparisons, decision, page, prune, words
 from pruning.command.decision import Measure, choose
 from pruning.core import artifacts
 from pruning.core.names import DENSE, Variant
@@ -311,6 +311,32 @@ def files(of: str, task: str, *rows: tuple) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def test_methods_are_held_against_the_first_one_at_equal_sparsity():
+    """The dense model and the first method's own rows have no test; nor has what is no text and no answers."""
+    first, none = "wanda", None
+    rows = [
+        ("dense", 0, "own", "perplexity", 10.0, none, NOTHING),
+        ("wanda", 0.2, "own", "perplexity", 12.0, none, NOTHING),
+        ("wanda", 0.4, "own", "perplexity", 14.0, none, NOTHING),
+        ("agf", 0.2, "own", "perplexity", 11.0, first, 0.0002),
+        ("agf", 0.4, "own", "perplexity", 13.9, first, 0.05),
+        ("wanda", 0.2, "own_answers", "judged", 0.4, none, NOTHING),
+        ("agf", 0.2, "own_answers", "judged", 0.45, first, 0.0312),
+        ("wanda", 0.2, "own", "kl", 0.2, none, NOTHING),
+        ("agf", 0.2, "own", "kl", 0.1, first, 0.001),
+    ]
+    table = pd.DataFrame(rows, columns=["method", "sparsity", "task", "metric", "value", "reference", "p_holm"])
+    measured = [PERPLEXITY._replace(task="own", metric="perplexity"), KL._replace(task="own", metric="kl")]
+    measured.append(ANSWERS._replace(task="own_answers", metric="judged"))
+    table = table.assign(calib="own", tuning=none)
+    assert comparisons.between(table, measured) == [
+        "Methods are compared at equal sparsity, by paired tests on the test data, after Holm:",
+        "agf, 20%, against wanda: perplexity 11.00 and 12.00 (p < 0.001), right answers 45.0% and 40.0% (p = 0.031).",
+        "agf, 40%, against wanda: perplexity 13.90 and 14.00 (n.s.).",
+    ]
+    assert comparisons.between(table[table["method"] != "agf"], measured) == []
+
+
 DENSE_FILES = [("dense", 0, *each, None) for each in ((None, 270, 10.0), ("q8_0", 144, 10.1), ("q4_0", 80, 13.0))]
 
 
@@ -342,14 +368,14 @@ def test_the_model_to_take_is_held_against_the_dense_one_in_fewer_bits(pruned, p
     chosen = files("`agf`, 30%", "own_validation", *DENSE_FILES, *pruned, *others).assign(alternative_p_holm=p)
     test = files("`agf`, 30%", "answers", *DENSE_FILES, *pruned).assign(value=0.25, ci_low=0.2, ci_high=0.3)
     by = "perplexity on the validation data"
-    found = words.against(chosen, test, variant("agf/30"), PERPLEXITY, ANSWERS, by)
-    assert (found.wins, found.said) == (wins, f"{said} {words.OTHER_TEXT}")
+    found = comparisons.against(chosen, test, variant("agf/30"), PERPLEXITY, ANSWERS, by)
+    assert (found.wins, found.said) == (wins, f"{said} {comparisons.OTHER_TEXT}")
     assert len(found.lines) == len(test) and found.lines[3][:3] == [
         f"agf, 30%, {(pruned[0][2] or 'unquantised').upper()}",
         f"{pruned[0][3]:.1f}",
         "25.0% [20.0%, 30.0%]",
     ]
-    shown = content(*TWO, against={words.SMALLER_MODEL: found})
+    shown = content(*TWO, against={comparisons.SMALLER_MODEL: found})
     assert words.headline(shown) == ("Take agf at 30%" if wins else "Do not prune: take a smaller model")
     assert all(f"By {by}: {said}" in made for made in (page.markdown(shown), page.html(shown)))
 
@@ -360,7 +386,7 @@ def test_files_are_shown_by_answers_where_these_tell_models_apart(rare, shown):
     read = dict(zip(prune.AGAINST, (chosen, pd.concat([text, asked])), strict=True))
     measured = [PERPLEXITY._replace(task="own"), ANSWERS._replace(task="own_answers")]
     known = SimpleNamespace(answers=True, rare=rare)
-    found = prune.compared(known, read, variant("agf/30"), measured)[words.FEWER_BITS]
+    found = prune.compared(known, read, variant("agf/30"), measured)[comparisons.FEWER_BITS]
     assert found.heads[2] == shown and len(found.lines) == len(DENSE_FILES)
 
 
@@ -378,5 +404,5 @@ def test_of_answers_more_are_better(right, wins, said):
     rows = files("`agf`, 30%", "answers", *DENSE_FILES[:1], ("agf", 30, "q8_0", 150, right, "small, Q8_0"))
     other = rows[:1].assign(label="small, Q8_0", type="q8_0", value=0.3)
     both = pd.concat([rows, other], ignore_index=True)
-    found = words.against(both, both, variant("agf/30"), ANSWERS, ANSWERS, "")
+    found = comparisons.against(both, both, variant("agf/30"), ANSWERS, ANSWERS, "")
     assert found.wins == wins and said in found.said

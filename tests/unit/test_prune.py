@@ -449,6 +449,11 @@ CONFIGURED = [  # what is asked for and known, and what of the configuration fol
         "calibrations: {own: {samples: 17, sequence_length: 512, rounds: [20, 40, 50, 60, 70, 80]}}",  # the default's
         "tables: {table1: {tasks: [own], reference: dense}}",
         "experiment: {methods: [agf, rku], reference: agf}",
+        "tables: {methods: {tasks: [own], reference: null, sparsities: [20]}}",
+    ),
+    (
+        {"methods": ["agf", "rku"], "budget": ["bytes=9MB"], "sparsities": {"agf": 20, "rku": 30}},
+        "tables: {table1: {sparsities: null, at: {agf: 20, rku: 30}}}",
     ),
     ({"train": 2000, "context": 4096}, "calibrations: {own: {samples: 5, sequence_length: 400}}"),
     ({"train": 7}, "calibrations: {own: {samples: 3, sequence_length: 2}}"),
@@ -530,7 +535,8 @@ CONFIGURED = [  # what is asked for and known, and what of the configuration fol
 def test_what_is_asked_for_becomes_a_valid_configuration(case):
     given, *wanted = case
     config = validated(made(**given))
-    assert [name for name, table in config.tables.items() if table] == ["table1", "validation"]
+    several = ["methods"] * (len(given.get("methods", ())) > 1 and "budget" not in given)
+    assert [name for name, table in config.tables.items() if table] == ["table1", "validation", *several]
     for each in map(yaml.safe_load, wanted):
         assert part(config.model_dump(), each) == each
 
@@ -1089,6 +1095,7 @@ FILES = {"quantised": ["f16"]}
     [
         ({}, [prune.SMALLER]),
         ({"smaller": None}, []),
+        ({"methods": {"title": "Methods", "tasks": ["own"], "sparsities": [20]}}, [prune.SMALLER, prune.METHODS]),
         ({"table1": FILES}, [prune.SMALLER]),  # without those of the validation text there is no verdict
         ({"table1": FILES, "validation": FILES}, [*prune.AGAINST, prune.SMALLER]),
     ],
@@ -1098,7 +1105,7 @@ def test_of_an_edited_configuration_the_tables_are_asked_for_that_it_makes(chang
     about = replace(about, smaller={"small": about.model["m"]})
     content = build(about, [20])
     for name, own in changes.items():
-        content["tables"][name] = own and content["tables"][name] | own
+        content["tables"][name] = own and content["tables"].get(name, {}) | own
     found = prune.tables(replace(about, mine=config_file.Edited(content, validated(content))))
     assert found == (*prune.TABLES, *asked)
 

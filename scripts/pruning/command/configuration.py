@@ -108,6 +108,8 @@ def build(known: Known, sparsities: Sequence[int] | Mapping[str, int]) -> dict[s
         "table1": {"title": "Your model, pruned", "tasks": shown, **common},
         "validation": {"title": "What the choice is made by", "tasks": [VALIDATION], **common},
     }
+    if several(known):
+        made["methods"] = {"title": "Your methods, against the first", "tasks": shown, **common, "reference": None}
     if known.smaller:
         judged = {"title": "Your model, pruned, or a smaller one", "tasks": [compared_by(known)]}
         made["smaller"] = {**judged, **common, "siblings": list(known.smaller)}
@@ -141,6 +143,11 @@ def build(known: Known, sparsities: Sequence[int] | Mapping[str, int]) -> dict[s
             each["tasks"] = [*each["tasks"], *(f"{name}@own" for name in each["tasks"])]
         own["tunings"] = {"own": tuning(known, text["sequence_length"])}
     return own | {key: value for key, value in OFF.items() if key not in own}
+
+
+def several(known: Known) -> bool:
+    """Return whether methods are tested against the first one; a budget gives each another sparsity."""
+    return len(known.methods) > 1 and not known.request.budget
 
 
 def compared_by(known: Known) -> str:

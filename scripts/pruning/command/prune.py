@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from pruning.analysis import costs
-from pruning.command import config_file, configuration, decision, own_data, page, right_answers, words
+from pruning.command import comparisons, config_file, configuration, decision, own_data, page, right_answers, words
 from pruning.command.known import Known
 from pruning.command.ready import ready, too_few_tokens
 from pruning.command.request import Request
@@ -28,6 +28,7 @@ ASSUMED = 30  # per cent: of a sparsity that is still to be found, in an estimat
 TABLES = ("results/table1.csv", "results/validation.csv", "results/tradeoff.csv")
 AGAINST = ("results/validation-bytes.csv", "results/table1-bytes.csv")  # of `--against TYPE`
 SMALLER = "results/smaller-bytes.csv"  # of `--against MODEL`
+METHODS = "results/methods.csv"  # of several methods
 
 
 class Result(NamedTuple):
@@ -114,6 +115,8 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
         if (answered := out / names.DENSE.samples(known.alias, own_data.ANSWERS)).is_file():
             notes += known.answers.notes
             notes += decision.without_answer(artifacts.read_parquet(answered, "samples"), known.answers.judge.name)
+    if METHODS in read:
+        notes += comparisons.between(read[METHODS], measures)
     columns = known.mine.config.table("table1").tasks if known.mine else wanted["tables"]["table1"]["tasks"]
     answers = decision.answers(out, known.alias, choice.variant, columns, questions)
     made_with = artifacts.read_json(artifacts.record_of(out / TABLES[0]), "csv")["provenance"]
@@ -146,12 +149,12 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
 
 def tables(known: Known) -> tuple[str, ...]:
     """Return the tables that a page is made of."""
-    types, smaller = known.request.types, known.smaller
+    types, smaller, several = known.request.types, known.smaller, configuration.several(known)
     if known.mine:
         asked = known.mine.config.tables_used
         types = all(asked[name].types for name in ("validation", "table1"))
-        smaller = "smaller" in asked and asked["smaller"].types
-    return (*TABLES, *(AGAINST if types else ()), *([SMALLER] if smaller else []))
+        smaller, several = "smaller" in asked and asked["smaller"].types, "methods" in asked
+    return (*TABLES, *(AGAINST if types else ()), *([SMALLER] if smaller else []), *([METHODS] if several else []))
 
 
 def compared(
@@ -174,10 +177,12 @@ def compared(
         of_text = next(each for each in measures if each.key in decision.OF_TEXT)
         judged = rows(AGAINST[0], configuration.VALIDATION)
         by = f"{of_text.title.lower()} on the validation data"
-        found[words.FEWER_BITS] = words.against(judged, rows(AGAINST[1], tested.task), taken, of_text, tested, by)
+        found[comparisons.FEWER_BITS] = comparisons.against(
+            judged, rows(AGAINST[1], tested.task), taken, of_text, tested, by
+        )
     if SMALLER in read and (tested := measured(SMALLER)):
         judged, by = rows(SMALLER, tested.task), f"{tested.title.lower()} on the test data"
-        found[words.SMALLER_MODEL] = words.against(judged, judged, taken, tested, tested, by)
+        found[comparisons.SMALLER_MODEL] = comparisons.against(judged, judged, taken, tested, tested, by)
     return found
 
 

@@ -30,7 +30,9 @@ SPARSITY += "(with --vocabulary 0,20,30)"
 COST = "in place of a sparsity, the most a model may cost: parameters=1.2B, bytes=900MB, prefill_ms=120, decode_ms=9, "
 COST += "or a share of the dense model's: parameters=70%"
 EFFORT = "; ".join(f"{name}: {efforts.read(name).summary}" for name in efforts.EFFORTS)
-METHODS = "methods to compare, in place of the effort's recipe, with commas; each is tested against the dense model"
+METHODS = (
+    "methods to compare, in place of the effort's recipe, with commas; tested against the dense model and the first"
+)
 OUT = "folder of the run and its result; a run that stopped continues there"
 TOKENS = "most calibration tokens, in place of the effort's; gradients are of no more than half of the effort's own"
 RECOVER = "also fine-tune each pruned model with LoRA: distill (to predict as the dense model) or lora (on the data)"

@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pruning.analysis.tradeoff import variant_of
 from pruning.command.configuration import BYTES
 from pruning.command.decision import OF_TEXT, TIMES, Choice, Measure
 from pruning.config.budgets import TIMED
-from pruning.core import significance
 from pruning.core.limits import MOST_CUT_OFF
 from pruning.core.names import DENSE, Variant
 
@@ -20,7 +18,6 @@ SHARES = ("%", "share")  # units of measures whose values are fractions, which a
 HEADS = {"bytes": "Weights", "prefill": "Prefill", "decode": "Decoding"}
 """Costs, columns of decision.rows, and their heads in the table."""
 NO_ANSWERS = "Perplexity is not accuracy: before you rely on the model, ask it what you will ask it."
-OTHER_TEXT = "That is on text like yours, which models are pruned for: on other text they lose far more."
 SAME = "about as fast"
 
 
@@ -288,51 +285,3 @@ def line(content: Content, row: Mapping[str, Any]) -> list[tuple[str, str, str]]
         low, high = row[f"{part}_low"], row[f"{part}_high"]
         cells.append((times(row[part]), f"[{low:.2f}, {high:.2f}]" if low < high else "", ""))
     return [*cells, ("✓" if row["front"] else "", "", "")]
-
-
-# What may be taken instead --------------------------------------------------------------------------------------------
-
-FEWER_BITS, SMALLER_MODEL = "the dense model in fewer bits", "a smaller model"
-BETTER = "better than the best dense file that is not larger"
-SMALLER = "smaller than every dense file"
-LEVEL = "not significantly different from the best dense file that is not larger"
-WORSE = "worse"
-
-
-def against(
-    judged: pd.DataFrame, shown: pd.DataFrame, taken: Variant, verdict: Measure, measure: Measure, by: str
-) -> Against:
-    """Return whether to prune or to take what is not pruned (`--against`): the verdict, and a table.
-
-    judged, shown: rows of one column of results/….-bytes.csv, of the measures `verdict` and `measure`. taken: the model
-    to take; its recovery's rows are compared with those of equally recovered models. by: `verdict` in words."""
-    values = judged.set_index("label")["value"]
-    found: dict[str, list[str]] = {outcome: [] for outcome in (BETTER, SMALLER, LEVEL, WORSE)}
-    for row in judged.to_dict("records"):
-        if variant_of(row) == taken:
-            outcome = _outcome(row, values, verdict.better)
-            than = f" (than {_plain(row['alternative'])})" if outcome == WORSE else ""
-            found[outcome].append(f"{'unquantised' if pd.isna(row['type']) else row['type'].upper()}{than}")
-    lines = []
-    for row in shown.astype({"alternative": object}).to_dict("records"):
-        own, low, high = (value(measure, row[key]) for key in ("value", "ci_low", "ci_high"))
-        cells = [_plain(row["label"]), f"{row['bytes'] / 1e6:,.1f}", f"{own} [{low}, {high}]"]
-        lines.append([*cells, _plain(row["alternative"]), significance.shown(row["alternative_p_holm"])])
-    said = "; ".join(f"{outcome} as {', '.join(kinds)}" for outcome, kinds in found.items() if kinds)
-    wins = any(kinds for outcome, kinds in found.items() if outcome != WORSE)
-    heads = ["File", "MB", capital(measure.title), "Best dense file that is not larger", "p"]
-    return Against(wins, by, f"{name(taken)} is {said}. {OTHER_TEXT}", heads, lines)
-
-
-def _outcome(row: Mapping[str, Any], values: pd.Series, better: str) -> str:
-    """Return how a pruned file compares. values: by label; better: `lower` or `higher`."""
-    if not isinstance(row["alternative"], str):
-        return SMALLER
-    if row["alternative_p_holm"] >= SIGNIFICANT:
-        return LEVEL
-    gap = values[row["alternative"]] - row["value"]
-    return WORSE if (gap < 0) == (better == "lower") else BETTER
-
-
-def _plain(label: Any) -> str:
-    return label.replace("`", "") if isinstance(label, str) else ""
