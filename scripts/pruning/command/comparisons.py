@@ -23,9 +23,10 @@ def between(table: pd.DataFrame, measured: Sequence[Measure]) -> list[str]:
     shown = {(each.task, each.metric): each for each in measured if each.key in (*OF_TEXT, "answers")}
     found: dict[str, list[str]] = {}
     for (variant, column), row in rows.items():
-        if column not in shown or not isinstance(row["reference"], str):
+        first = rows.get((replace(variant, method=row["reference"]), column))  # none of an edited table's reference
+        if column not in shown or not isinstance(row["reference"], str) or first is None:
             continue
-        measure, first = shown[column], rows[replace(variant, method=row["reference"]), column]
+        measure = shown[column]
         own, other = (words.value(measure, each["value"]) for each in (row, first))
         p = significance.shown(row["p_holm"])
         test = "n.s." if row["p_holm"] >= words.SIGNIFICANT else f"p {p}" if p.startswith("<") else f"p = {p}"

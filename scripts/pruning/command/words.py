@@ -187,7 +187,7 @@ def verdict(content: Content) -> list[str]:
     sizes = f"{size(taken['bytes'], dense['bytes'])} in place of {size(dense['bytes'], dense['bytes'])}"
     reads, writes = pace(taken, "prefill"), pace(taken, "decode")
     paces = f"reads and writes {SAME}" if reads == writes == SAME else f"reads a prompt {reads} and writes {writes}"
-    removed = 100 * taken["removed"]  # not what was asked, where few units have widths in multiples
+    removed = 100 * taken["removed"]  # not what was asked, where units are few
     removed = choice.variant.sparsity if abs(removed - choice.variant.sparsity) < 0.5 else round(removed)
     gains = f"With {removed}% of the {content.units} removed it is {smaller(share)} ({sizes}), {paces}"
     quality = [
