@@ -208,10 +208,9 @@ and lm-eval. Each line is tested on tiny random models (`tests/unit/`).
 
 ## In llama.cpp
 
-What llama.cpp does not read ends in an error that names it.
-
-* Rotary scaling: linear, YaRN with its usual settings, and Llama 3's are read. Phi-3's long context is not.
-* Tokenizers: those of GPT-2, SmolLM, Qwen 2 and 3, Llama 3, GPT-4, and of SentencePiece.
+* Rotary scaling: linear, YaRN with its usual settings, and Llama 3's are read. Others are refused by name, so Phi-3's
+  long context.
+* Tokenizers: those of GPT-2, SmolLM, Qwen 2 and 3, Llama 3, GPT-4, and of SentencePiece are read. Others are refused.
 * Mistral and Phi-3: there is no sliding window, so the file's context is limited to the window.
 * gpt-oss as published has YaRN without `truncate`. llama.cpp truncates, in files of the original as well. On a tiny
   model that costs a KL divergence of 6e-5.
