@@ -226,8 +226,8 @@ def test_the_report_holds_captions_tables_and_figures(paper: Workspace):
     ("page", "title", "column", "value"),
     [
         ("method", "A method that recombines what there is", "method", "taylor_sq"),
-        ("data", "A dataset of your own", "task", "my_questions"),
-        ("model", "A model of your own", "model", "my_model"),
+        ("data", "In the pipeline: a dataset of your own", "task", "my_questions"),
+        ("model", "In the pipeline", "model", "my_model"),
     ],
 )
 def test_additions_are_config_only(paper: Workspace, page: str, title: str, column: str, value: str):

