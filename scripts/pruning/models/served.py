@@ -1,4 +1,4 @@
-"""Which models vLLM computes as they are. What was checked against which version: docs/howto/vllm.md."""
+"""Which models vLLM computes as they are. What was checked against which version: docs/reference/families.md."""
 
 from collections.abc import Mapping
 from pathlib import Path

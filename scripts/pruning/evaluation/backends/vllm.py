@@ -1,7 +1,7 @@
 """vLLM, by lm-eval's own class for it, on a directory of the variant: greedy, a batch at a time.
 
 Uniform widths run in vLLM's own class of the architecture; others in its Transformers backend, by the code that lies
-beside the weights (models/remote_code.py). What was checked against which version, and run: docs/howto/vllm.md.
+beside the weights (models/remote_code.py). What was checked against which version, and run: docs/reference/families.md.
 """
 
 import gc
