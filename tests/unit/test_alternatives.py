@@ -308,6 +308,17 @@ def local(place: Path, tokens=None, **changes) -> dict:
     return {"source": {"kind": "local", "path": str(model)}}
 
 
+def test_a_method_that_removes_no_neurons_needs_no_blocks():
+    small = {"quantised": ["q8_0"], "methods": ["even", "small"], "sparsities": None}
+    for removed in (0, 30):
+        taken = mine(**small, at={"even": 30, "small": removed})
+        taken["methods"]["small"] = {"score": "wanda", "vocabulary": 600}
+        if not removed:
+            validate(taken)
+    with pytest.raises(InputError, match="small keeps multiples of 1 neurons"):
+        validate(taken)
+
+
 def test_a_mixtures_experts_keep_their_width_and_need_no_blocks(tmp_path):
     tiny.save(tiny.of_family("qwen3_moe"), tmp_path / "moe")
     source = {"source": {"kind": "local", "path": str(tmp_path / "moe")}}

@@ -452,6 +452,10 @@ CONFIGURED = [  # what is asked for and known, and what of the configuration fol
         "tables: {methods: {tasks: [own], reference: null, sparsities: [20]}}",
     ),
     (
+        {"methods": ["agf", "rku"], "against": ["f16"]},
+        "tables: {table1: {quantised: [f16]}, methods: {quantised: []}}",
+    ),
+    (
         {"methods": ["agf", "rku"], "budget": ["bytes=9MB"], "sparsities": {"agf": 20, "rku": 30}},
         "tables: {table1: {sparsities: null, at: {agf: 20, rku: 30}}}",
     ),

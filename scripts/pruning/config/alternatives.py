@@ -31,7 +31,8 @@ def check(config: Config, place: str, table: Table) -> None:
             raise ValueError(f"models.{model}.backend: {place} evaluates the values of GGUF files: set `backend: hf`")
     blocks = {kind: BLOCK[kind] for kind in table.quantised if BLOCK[kind] > 1}
     mixtures = all(_is_mixture(config.folder(model)) for model in table.models)
-    for name in table.methods if blocks else []:
+    narrower = dict.fromkeys(method for method, sparsity in table.pruned if sparsity)  # 0%: the vocabulary alone
+    for name in narrower if blocks else []:
         if mixtures and config.method(name).allocate != NEURONS_INSIDE:
             continue  # fewer experts, of the width that they had
         if (kept := config.method(name).round_to) % LEAST:
