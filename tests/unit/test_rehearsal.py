@@ -149,7 +149,7 @@ def test_what_a_teacher_leaves_is_counted(folder):
     assert many.bytes - few.bytes == many.spared == 1000 * 64 * 4 and few.spared == plain.spared == 0
 
 
-# Gigabytes beside the weights, as benchmarks/memory.py found them resident in a process (docs/memory.md)
+# Gigabytes beside the weights, as benchmarks/memory.py found them resident in a process (benchmarks/README.md)
 RESIDENT = {"calibration": 1.09, "output_gradients": 1.09, "second_moments": 7.79, "recovery": 1.82}
 
 

@@ -3,7 +3,7 @@
 A forward pass costs two floating-point operations per parameter and token; so does a backward pass to the activations,
 since weights are frozen. Each token that is generated takes a read of all weights per batch, and of the keys and values
 of each row. Attention's products, norms and start-ups are left out. The time so counted is right within a factor of
-about two (docs/memory.md).
+about two (docs/explanation/memory.md).
 """
 
 from __future__ import annotations
