@@ -16,7 +16,7 @@ from pruning.report.figures import style
 PANELS = {
     "size": ("Size", "GGUF file (MB)", lambda rows: rows["bytes"] / 1e6),
     "prefill": ("Prefill", "time (% of dense in F16)", lambda rows: 100 / rows["prefill_speedup"]),
-    "decode": ("Decoding", "time a token (% of dense in F16)", lambda rows: 100 / rows["decode_speedup"]),
+    "decode": ("Decoding", "time per token (% of dense in F16)", lambda rows: 100 / rows["decode_speedup"]),
 }
 
 
@@ -33,7 +33,7 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
         for axis, (title, label, of) in zip(axes, PANELS.values(), strict=True):
             _panel(axis, own.assign(x=of(own)), looks, unit)
             axis.set(title=title, xlabel=label)
-            style.log(axis, "x" if unit == 100 else "xy")
+            style.log(axis, "xy" if settings["kind"] == "perplexity" else "x")
         axes[0].set_ylabel(style.quality(settings))
     style.legend(made, [look.handle for look in looks.values()])
     return made

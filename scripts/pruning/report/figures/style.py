@@ -5,6 +5,7 @@ figures, and no two methods share a marker of the same fill. Colours are those o
 with any colour vision tell apart; a variant of a method has the method's hue and a hollow marker.
 """
 
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from pruning.core import names
 
@@ -202,9 +203,10 @@ def headline(part: SubFigure, text: str) -> None:
 
 
 def quality(settings: Mapping[str, Any]) -> str:
-    """What an axis of a task's results shows."""
+    """What an axis of a task's results shows, in lines that a panel has room for."""
     what = {"accuracy": "accuracy (%)", "bits": "bits per byte"}.get(settings["kind"], "perplexity")
-    return f"{settings['title']}\n{what}"
+    lines = textwrap.wrap(settings["title"], 36)
+    return "\n".join(lines if what in settings["title"] else [*lines, what])
 
 
 def row_height(entries: int) -> float:
@@ -251,7 +253,8 @@ def log(axis: Axes, which: str) -> None:
         if name in which:
             axis.set(**{f"{name}scale": "log"})
             low, high = of_axis.get_view_interval()
-            of_axis.set_major_locator(LogLocator(subs=(1,) if high > 50 * low else (1, 2, 5)))
+            decades = LogLocator(subs=(1,) if high > 50 * low else (1, 2, 5))
+            of_axis.set_major_locator(decades if high > 5 * low else MaxNLocator(5))  # else a tick or two
             of_axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             of_axis.set_minor_formatter(NullFormatter())
 
