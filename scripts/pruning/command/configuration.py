@@ -109,7 +109,8 @@ def build(known: Known, sparsities: Sequence[int] | Mapping[str, int]) -> dict[s
         "validation": {"title": "What the choice is made by", "tasks": [VALIDATION], **common},
     }
     if several(known):
-        made["methods"] = {"title": "Your methods, against the first", "tasks": shown, **common, "reference": None, "quantised": []}
+        own = {"title": "Your methods, against the first", "tasks": shown}
+        made["methods"] = {**own, **common, "reference": None, "quantised": []}
     if known.smaller:
         judged = {"title": "Your model, pruned, or a smaller one", "tasks": [compared_by(known)]}
         made["smaller"] = {**judged, **common, "siblings": list(known.smaller)}

@@ -1,8 +1,8 @@
 """The memory that a stage will take: its own code is run on tensors without data, and the bytes alive are counted.
 
 On torch's `meta` device an operation makes a shape and computes nothing, so a 7B model is rehearsed within seconds and
-without its weights. Why torch's FakeTensorMode and MemTracker do not serve is in docs/explanation/memory.md. Not seen: kernels'
-workspaces, the allocator's fragments, the libraries themselves.
+without its weights. Why torch's FakeTensorMode and MemTracker do not serve is in docs/explanation/memory.md. Not seen:
+kernels' workspaces, the allocator's fragments, the libraries themselves.
 """
 
 from __future__ import annotations

@@ -18,7 +18,11 @@ from matplotlib.lines import Line2D
 from pruning.report.figures import style
 
 FRONTS = [f"{cost}_front" for cost in ("size", "prefill", "decode")]
-LABELS = {"size": "weights (% of dense)", "prefill": "prefill time (% of dense)", "decode": "time a token (% of dense)"}
+LABELS = {
+    "size": "weights (% of dense)",
+    "prefill": "prefill time (% of dense)",
+    "decode": "time per token (% of dense)",
+}
 TITLES = {"size": "Size", "prefill": "Prefill", "decode": "Decoding"}
 RIDGE = "ridge_"
 RING = {"linestyle": "none", "marker": "o", "markersize": 9, "markerfacecolor": "none"}
