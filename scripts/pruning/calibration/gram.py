@@ -30,9 +30,12 @@ class Gram:
                         add(self.sums[: strip.stop, strip], rows[:, : strip.stop].T @ rows[:, strip])
 
     def whole(self) -> Tensor:
-        """Return the sums; nothing can be added after it."""
+        """Return the sums; nothing can be added after it. Exactly symmetric: products of some processors are not."""
         for strip in strips(len(self.sums)):
             self.sums[strip.stop :, strip] = self.sums[strip, strip.stop :].T
+            own = self.sums[strip, strip]
+            below = torch.ones_like(own, dtype=torch.bool).tril(-1)
+            own.copy_(torch.where(below, own.T, own))
         return self.sums
 
 
