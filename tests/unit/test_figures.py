@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.markers import MarkerStyle
 from matplotlib.text import Text
@@ -392,6 +393,22 @@ def test_tradeoff_of_perplexities_is_logarithmic():
     worse = frame.assign(**{name: 10 / frame[name] for name in ("value", "ci_low", "ci_high")})
     figure = drawn("tradeoff", {"tradeoff": worse}, kind="perplexity")
     assert {axis.get_yscale() for axis in panels(figure)} == {"log"}
+
+
+@pytest.mark.parametrize("ends", [(0.94, 1.18), (55, 130), (60, 275), (1, 2000)])
+def test_a_logarithmic_axis_has_ticks_whatever_its_range(ends):
+    axis = Figure().subplots()
+    axis.plot(ends, ends)
+    style.log(axis, "xy")
+    for of_axis in (axis.xaxis, axis.yaxis):
+        low, high = of_axis.get_view_interval()
+        assert len([place for place in of_axis.get_majorticklocs() if low <= place <= high]) >= 3
+
+
+def test_an_axis_says_its_unit_once_in_lines_that_fit():
+    title = "GSM8K solutions, bits per byte (pieces of 1024 bytes)"
+    assert style.quality({"title": title, "kind": "bits"}) == "GSM8K solutions, bits per byte\n(pieces of 1024 bytes)"
+    assert style.quality({"title": "Sums", "kind": "accuracy"}) == "Sums\naccuracy (%)"
 
 
 def test_recovery_draws_every_step():

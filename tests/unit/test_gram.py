@@ -29,6 +29,14 @@ def test_the_sum_of_all_tokens_products(monkeypatch, strip):
     torch.testing.assert_close(found, x.double().T @ x.double(), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("strip", [1, 4, 11, 100])
+def test_it_is_symmetric_where_a_processors_products_are_not(monkeypatch, strip):
+    monkeypatch.setattr(gram, "STRIP", strip)
+    own, given = Gram(CPU, 11), rows(11).double()
+    own.sums.copy_(given)
+    assert torch.equal(own.whole(), given.triu() + given.triu(1).T)
+
+
 def test_half_of_it_is_multiplied(monkeypatch):
     monkeypatch.setattr(gram, "STRIP", 1)
     multiplied = []

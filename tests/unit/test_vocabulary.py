@@ -280,11 +280,9 @@ def test_what_a_smaller_model_is_distilled_from_chooses_among_its_tokens(tmp_pat
     whole, teacher = (loading.load(base, "float64", "cpu")[0] for _ in range(2))
     vocabulary.shrink(teacher, kept)
     new = torch.tensor([[5, 300, 399, 0]])
-    old = torch.tensor(kept)[new]
-    assert torch.equal(teacher.lm_head.weight, whole.lm_head.weight[kept])
-    assert torch.equal(head.hidden_states(teacher, new), head.hidden_states(whole, old))
-    exact = {"rtol": 1e-13, "atol": 1e-13}  # float64, to the last digits: some processors add more columns otherwise
-    torch.testing.assert_close(teacher(new).logits, whole(old).logits[..., kept], **exact)
+    # One product of as many columns: of all of them some processors differ in the last bit.
+    hidden, rows = head.hidden_states(whole, torch.tensor(kept)[new]), whole.lm_head.weight[kept]
+    assert torch.equal(teacher(new).logits, torch.nn.functional.linear(hidden, rows))
     sequences, given = [(new[0].tolist(), [True] * 4)], {"dtype": "float32", "batch_size": 1}
     parameters, hidden = recovery.taught(base, output, sequences, {0}, given)
     wanted = head.hidden_states(teacher, new)[0].float()

@@ -254,7 +254,7 @@ def log(axis: Axes, which: str) -> None:
             axis.set(**{f"{name}scale": "log"})
             low, high = of_axis.get_view_interval()
             decades = LogLocator(subs=(1,) if high > 50 * low else (1, 2, 5))
-            of_axis.set_major_locator(decades if high > 5 * low else MaxNLocator(5))  # else a tick or two
+            of_axis.set_major_locator(decades if high > 10 * low else MaxNLocator(5))  # else a tick or two
             of_axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             of_axis.set_minor_formatter(NullFormatter())
 
