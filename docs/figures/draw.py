@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from pruning.report.figures.style import GREY, INK, figure_style
 
@@ -19,16 +20,13 @@ LABELS = {
     "smollm2-135m": "perplexity of GSM8K's solutions, 95% interval",
     "qwen2_5-coder-0_5b-bytes": "right answers (%), 95% interval, n = 200",
     "qwen2_5-coder-1_5b-bytes": "right answers (%), 95% interval, n = 400",
-    "smollm2-135m-bytes": "perplexity of the test data, 95% interval",
+    "smollm2-135m-bytes": "bits per byte of GSM8K, 95% interval",
 }
 """File -> label of its axis. A file with a column `mb` is drawn against it."""
-SERIES = [
-    {"color": INK, "marker": "D"},
-    {"color": "#0072B2", "marker": "o", "markersize": 7},
-    {"color": "#D55E00", "marker": "^", "markersize": 7},
-    {"color": "#009E73", "marker": "v", "markersize": 7},
-    {"color": GREY, "marker": "s", "markersize": 6},
-]
+SERIES = [(INK, "-"), ("#0072B2", "--"), ("#D55E00", "-."), ("#009E73", ":"), ("#CC79A7", "-"), (GREY, "-")]
+"""Colour and line of each model."""
+MARKERS = "osv^"
+"""Of each type."""
 LOOKS = {
     "dense": {"color": INK, "marker": "D"},
     "reconstructed": {"color": "#0072B2", "marker": "o", "markersize": 7},
@@ -53,23 +51,34 @@ def draw(rows: pd.DataFrame, label: str) -> Figure:
 
 
 def against_bytes(rows: pd.DataFrame, label: str) -> Figure:
-    """Return a line per model, a point per type of its file, its value with its interval."""
-    made = Figure(figsize=(4.6, 3.4), layout="constrained")
+    """Return a line per model, a marker per type of its file, each value with its interval."""
+    made = Figure(figsize=(4.6, 3.7), layout="constrained")
     axis = made.subplots()
-    for (model, own), look in zip(rows.groupby("model", sort=False), SERIES, strict=False):
+    marks = dict(zip(rows["type"].unique(), MARKERS, strict=False))
+    handles = [Line2D([], [], color=INK, marker=mark, linestyle="none", label=kind) for kind, mark in marks.items()]
+    for (model, own), (color, line) in zip(rows.groupby("model", sort=False), SERIES, strict=False):
         values = own["value"].astype(float)
-        axis.errorbar(
-            own["mb"], values, yerr=[values - own["low"], own["high"] - values], capsize=2.5, label=model, **look
-        )
-        for kind, mb, value in zip(own["type"], own["mb"], values, strict=True):
-            rises = ((own["mb"] > mb) & (values > value)).any()  # so that the line leaves the label free
-            offset = (5, -12 if rises else 5)
-            axis.annotate(kind, (mb, value), offset, textcoords="offset points", fontsize="small", color=look["color"])
+        ends = [values - own["low"], own["high"] - values]
+        axis.errorbar(own["mb"], values, yerr=ends, capsize=2.5, linestyle="none", color=color, alpha=0.4)
+        axis.plot(own["mb"], values, color=color, linestyle=line)
+        for mb, value, kind in zip(own["mb"], values, own["type"], strict=True):
+            axis.plot(mb, value, color=color, marker=marks[kind], markersize=6)
+        if len(own) > 1:
+            handles.append(Line2D([], [], color=color, linestyle=line, label=model))
+        else:  # named beside it, where the plot has room
+            side = 1 if mb < rows["mb"].quantile(0.4) else -1
+            axis.annotate(
+                model,
+                (mb, value),
+                (6 * side, 0),
+                textcoords="offset points",
+                ha="left" if side > 0 else "right",
+                va="center",
+            )
     axis.set_xlabel("file, MB")
     axis.set_ylabel(label)
-    axis.margins(x=0.12)
-    high, columns = (1.15, 3) if rows["model"].nunique() < 4 else (1.24, 2)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, high), ncols=columns, frameon=False)
+    axis.margins(x=0.06)
+    made.legend(handles=handles, loc="outside lower center", ncols=3)
     return made
 
 

@@ -75,7 +75,7 @@ def test_the_first_page_is_read_in_three_minutes():
 
 @pytest.mark.parametrize("file", sorted((ROOT / "docs/figures").glob("*.csv")), ids=lambda file: file.stem)
 def test_a_figure_has_the_numbers_of_a_page_of_results(file: Path):
-    name = "verdict" if file.stem.endswith("-bytes") else file.stem.replace("first-page", "qwen2_5-coder-1_5b")
+    name = "verdict" if file.stem.endswith("-bytes") else file.stem.replace("first-page", "qwen2_5-coder-1_5b-paper")
     page = (ROOT / f"docs/results/{name}.md").read_text()
     for row in csv.DictReader(file.open()):
         assert row["value"] in page

@@ -23,7 +23,7 @@ from pruning.paper import trap
 from pruning.paper.figures import collapse, fig1, fig2, fig3
 from pruning.report import figures
 from pruning.report import widths as kept_widths
-from pruning.report.figures import latency, recovery, style, tradeoff, widths
+from pruning.report.figures import alternatives, latency, recovery, style, tradeoff, widths
 from pruning.report.files import Files
 
 METHODS = ["wanda", "flap", "taylor_fo", "cfsp", "agf", "rku", "random"]
@@ -160,6 +160,16 @@ def tradeoff_tables(methods, models):
     return {"tradeoff": between(frame, "prefill_speedup", "decode_speedup").assign(**marks)}
 
 
+def alternative_tables(methods, models):
+    stored = {"f16": 16, "q8_0": 8, "q4_k_m": 4, "q3_k_m": 3}
+    rows = grid(model=models, method=["dense", *methods], type=stored)
+    i, bits = rows["method"].map(["dense", *methods].index), rows["type"].map(stored)
+    rows = rows.assign(column="gsm", of=rows["model"], tuning=None, sparsity=0.3 * (i > 0))
+    rows = rows.assign(value=0.8 - 0.02 * i - 0.3 / bits, type=rows["type"].replace("f16", None))
+    rows = rows.assign(ci_low=rows["value"] - 0.05, ci_high=rows["value"] + 0.05, bytes=1e8 * bits * (1 - 0.02 * i))
+    return {"rows": rows.assign(prefill_speedup=1 + 0.02 * i, decode_speedup=(1 + 0.02 * i) * 16 / bits)}
+
+
 def recovery_tables(methods, models):
     rows = grid(model=models, method=methods, tuning=("gsm_train", "alpaca"), step=range(1, 301)).assign(sparsity=0.4)
     i, noise = rows["method"].map(methods.index), np.random.default_rng(0).normal(0, 0.06, len(rows))
@@ -175,6 +185,11 @@ DRAWS = {
     "latency": (latency.draw, latency_tables, {"titles": {"gsm_symbolic": "sums"}}),
     "tradeoff": (tradeoff.draw, tradeoff_tables, {"title": "Sums", "kind": "accuracy"}),
     "recovery": (recovery.draw, recovery_tables, {}),
+    "alternatives": (
+        alternatives.draw,
+        alternative_tables,
+        {"task": "gsm", "tuning": None, "title": "Sums", "kind": "accuracy"},
+    ),
 }
 
 
