@@ -30,7 +30,8 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
     rows = tables["rows"][tables["rows"]["column"] == column]
     rows = rows.assign(series=[series(row) for row in rows.to_dict("records")], type=rows["type"].fillna("f16"))
     looks = {name: replace(look, marker=None) for name, look in style.styles(dict.fromkeys(rows["series"])).items()}
-    marks = dict(zip(dict.fromkeys(rows["type"]), cycle(MARKERS), strict=False))
+    types = dict.fromkeys(rows.sort_values("bytes", ascending=False)["type"])  # the largest first
+    marks = dict(zip(types, cycle(MARKERS), strict=False))
     made, panels = style.figure(rows, settings, 3.1)
     unit = 100 if settings["kind"] == "accuracy" else 1
     for block, part in panels:
@@ -41,8 +42,8 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
             axis.set(title=title, xlabel=label)
             style.log(axis, "xy" if settings["kind"] == "perplexity" else "x")
         axes[0].set_ylabel(style.quality(settings))
-    types = [style.Style(kind, style.INK, mark, "none") for kind, mark in marks.items()]
-    style.legend(made, [look.handle for look in (*looks.values(), *types)])
+    marked = [style.Style(kind, style.INK, mark, "none") for kind, mark in marks.items()]
+    style.legend(made, [look.handle for look in (*looks.values(), *marked)])
     return made
 
 
