@@ -61,13 +61,19 @@ def test_options_become_a_request_and_those_not_given_are_as_a_programs(tmp_path
     assert asked(vocabulary="30%").sparsities == [0, 20, 30]
 
 
-def test_an_estimate_is_a_sentence():
+def test_an_estimate_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(line.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(line.os, "getloadavg", lambda: (1.9, 9, 9))
     said = line.in_total([stage(60), stage(120.0, memory=None, written=0)], asked(cores=4))
     assert said.startswith("6 jobs, about 3 minutes with 4 cores, up to 2.4 GB of memory (")
     assert said.endswith("are there), 0.5 GB written to disk.")
     assert "3 jobs, about 1 minute with 1 core, up" in line.in_total([stage(3)], asked(cores=1))
     assert "about 2.5 hours" in line.in_total([stage(9000)], asked())
     assert line.in_total([], asked()) == "Nothing is left to do: all of it is there."
+
+    monkeypatch.setattr(line.os, "getloadavg", lambda: (5.2, 0, 0))
+    busy = " Other work keeps 4.0 of 4 cores busy: without it this takes less time."
+    assert line.in_total([stage(60)], asked()).endswith("disk." + busy)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The command line of `prune`: prune MODEL --data mine.jsonl."""
 
 import inspect
+import os
 import shlex
 import shutil
 import signal
@@ -110,10 +111,14 @@ def in_total(stages: Sequence["Stage"], request: Request) -> str:
     time = f"{minutes} minute{'s' * (minutes > 1)}" if seconds < 2 * HOUR else f"{seconds / HOUR:.1f} hours"
     needed = max((stage.memory for stage in stages if stage.memory), default=0) + LIBRARIES
     jobs, written = (sum(getattr(stage, what) for stage in stages) for what in ("jobs", "written"))
-    return (
+    said = (
         f"{jobs} jobs, about {time} with {request.cores} core{'s' * (request.cores > 1)}, up to {needed:.1f} GB of "
         f"memory ({memory.physical() / 1e9:.0f} are there), {written:.1f} GB written to disk."
     )
+    busy, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if busy > cores / 2:  # the machine's speed was measured beside that
+        said += f" Other work keeps {min(busy, cores):.1f} of {cores} cores busy: without it this takes less time."
+    return said
 
 
 LIBRARIES = 0.4  # gigabytes of memory that Python and its libraries take
