@@ -4,8 +4,13 @@ Lineage: one digest of all that a job's results are made from, so that a change 
 Snakemake does not remake a missing intermediate whose descendants look current: where a job fails after an edit, the results
 made from it before keep settings that look up to date. So every job's tracked settings hold the digest of its whole line of ancestors:
 their settings, commands, code and sources, by content. Stages write it into what they make, and refuse an input of another one.
+
+Snakemake also remakes whatever was made from a deleted intermediate, once another job needs that again: with one sparsity more, the
+models of all other sparsities, and their evaluations. Of an equal lineage an intermediate comes out as it was, so here they stay. Where
+it does not, Snakemake sees in the next run that its content differs.
 """
 
+from snakemake.dag import DAG
 from snakemake.iocontainers import Wildcards
 from snakemake.jobs import Job
 from snakemake.output_index import OutputIndex
@@ -93,3 +98,59 @@ for rule_ in [each for each in workflow.rules if each.output and each not in OWN
         rule_.set_params(lineage=with_lineage(rule_))
     else:
         rule_.params.settings = with_lineage(rule_)
+
+
+PUT_BACK = {"output files have to be generated", "input files updated by another job"}
+
+
+def is_put_back(dag, job):
+    """Whether all that a planned job has to do is to make deleted intermediates again."""
+    reason = dag.reason(job)
+    known = dag.workflow.persistence.has_metadata(job)
+    return known and set(reason.get_names()) <= PUT_BACK and reason.missing_output <= job.temp_output
+
+
+def reached(jobs, following):
+    """Jobs, and all that follow from them."""
+    found, queue = set(), [*jobs]
+    while queue:
+        if (job := queue.pop()) not in found:
+            found.add(job)
+            queue += following(job)
+    return found
+
+
+def jobs_to_run(dag):
+    """Of the planned jobs those whose results are missing or may change, and those that put back what they read."""
+    planned = dag._needrun
+
+    def made_of(job):
+        made = dag.depending[job].items()
+        return [other for other, files in made if other in planned and files & dag.reason(other).updated_input_run]
+
+    def makers(job):
+        read = dag.dependencies[job].items()
+        return [other for other, files in read if other in planned and files & dag.reason(other).missing_output]
+
+    changing = reached((job for job in planned if not is_put_back(dag, job)), made_of)
+    wanted = [job for job in planned & dag.targetjobs if dag.reason(job).missing_output]
+    return reached([*changing, *wanted], makers)
+
+
+async def update_needrun(dag, *given, **named):
+    """Snakemake's own, less the jobs that a deleted intermediate alone would run again (9.27; github.com/snakemake/snakemake,
+    issues 1964 and 2328, open; with an option for it this goes)."""
+    await SNAKEMAKES(dag, *given, **named)
+    needed = jobs_to_run(dag)
+    for job in dag._needrun - needed:
+        dag.reason(job).clear()
+    dag._needrun.intersection_update(needed)
+    waits = {job: sum(other in needed for other in dag.dependencies[job]) for job in needed}
+    dag._n_until_ready.clear()
+    dag._n_until_ready.update(waits)
+    dag._len = len(dag._finished | needed)
+
+
+SNAKEMAKES = getattr(DAG.update_needrun, "of_snakemake", DAG.update_needrun)
+update_needrun.of_snakemake = SNAKEMAKES
+DAG.update_needrun = update_needrun

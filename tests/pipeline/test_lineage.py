@@ -99,6 +99,33 @@ def test_a_deleted_intermediate_is_made_again_only_where_it_is_needed(run: Works
     assert run.planned(TABLE)["score"] == 1
 
 
+def test_a_deleted_intermediate_that_is_needed_again_leaves_what_was_made_from_it(run: Workspace):
+    """Second moments are deleted after use. One sparsity more makes them again, and no other sparsity's model."""
+    made = [f"results/tiny-reasoner/compact/gsm_symbolic-s0/ridge_wanda/{each}/manifest.json" for each in (40, 50)]
+    run.snakemake(made[1])
+    assert not (run.path / "results/tiny-reasoner/calibration/gsm_symbolic-s0/second_moments").exists()
+    assert run.planned(made[1]) == {}
+    more = {"second_moments": 1, "mask": 1, "compact": 1}
+    assert run.planned(*made) == more
+    assert run.planned("results/tiny-reasoner/calibration/gsm_symbolic-s0/second_moments") == {"second_moments": 1}
+
+    before = (run.path / made[1]).stat().st_mtime_ns
+    run.snakemake(*made)
+    assert (run.path / made[1]).stat().st_mtime_ns == before and run.planned(*made) == {}
+    run.configure({"calibrations.gsm_symbolic-s0.seed": 7})
+    assert run.planned(*made)["compact"] == 2 and run.planned(*made)["second_moments"] == 1
+
+
+def test_an_intermediate_that_comes_out_other_than_it_was_is_seen(run: Workspace):
+    """As numbers of another processor would: the next run makes again what was made from the first."""
+    made = [f"results/tiny-reasoner/compact/gsm_symbolic-s0/ridge_wanda/{each}/manifest.json" for each in (40, 50)]
+    run.snakemake(made[1])
+    run.snakemake(*made)
+    record = run.path / "results/tiny-reasoner/calibration/gsm_symbolic-s0/second_moments.json"
+    record.write_text(record.read_text().replace("{", "{ ", 1))
+    assert run.planned(*made)["compact"] == 2
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "tokenizer_config.json"])
 def test_an_older_file_in_place_of_a_users_own_is_seen(run: Workspace, file: str):
     """As `cp -p` and `tar` put it there: time stamps say that nothing was changed."""
