@@ -106,8 +106,8 @@ PUT_BACK = {"output files have to be generated", "input files updated by another
 def is_put_back(dag, job):
     """Whether all that a planned job has to do is to make deleted intermediates again."""
     reason = dag.reason(job)
-    known = dag.workflow.persistence.has_metadata(job)
-    return known and set(reason.get_names()) <= PUT_BACK and reason.missing_output <= job.temp_output
+    deleted = set(reason.get_names()) <= PUT_BACK and reason.missing_output <= job.temp_output
+    return deleted and dag.workflow.persistence.has_metadata(job)  # else it never ran
 
 
 def reached(jobs, following):
