@@ -327,3 +327,13 @@ def test_a_model_without_some_of_its_layers_is_pruned_again(tmp_path, cut):
     shutil.rmtree(tmp_path / "base")
     refits = refit.refit(network, batches, again, "attention")
     assert [weights["down"].shape[1] for weights, _ in refits] == kept.tolist()
+
+
+def test_rows_of_a_structure_are_by_layer_and_unit_however_a_file_has_them():
+    """Two masks are held against each other row by row."""
+    plain = pd.DataFrame({"layer": [1, 0, 0], "unit": [0, 1, 0], "keep": [True, False, True]}, index=[7, 8, 9])
+    found = masks.of(plain, "ffn")
+    assert found.index.tolist() == [0, 1, 2] and found["keep"].tolist() == [True, False, True]
+    assert masks.of(plain, "kv_groups").empty
+    both = pd.concat([plain.assign(structure="ffn"), plain.iloc[:1].assign(structure="kv_groups", keep=False)])
+    assert len(masks.of(both, "ffn")) == 3 and masks.of(both, "kv_groups")["keep"].tolist() == [False]
