@@ -107,7 +107,7 @@ def is_put_back(dag, job):
     """Whether all that a planned job has to do is to make deleted intermediates again."""
     reason = dag.reason(job)
     deleted = set(reason.get_names()) <= PUT_BACK and reason.missing_output <= job.temp_output
-    return deleted and dag.workflow.persistence.has_metadata(job)  # else it never ran
+    return job.rule in OWN and deleted and dag.workflow.persistence.has_metadata(job)  # else it never ran
 
 
 def reached(jobs, following):
