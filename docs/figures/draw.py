@@ -4,6 +4,7 @@ Each line of such a file stands on a page of docs/results/ as well; `tests/unit/
 """
 
 import sys
+from itertools import cycle
 from pathlib import Path
 
 import pandas as pd
@@ -56,7 +57,7 @@ def against_bytes(rows: pd.DataFrame, label: str) -> Figure:
     axis = made.subplots()
     marks = dict(zip(rows["type"].unique(), MARKERS, strict=False))
     handles = [Line2D([], [], color=INK, marker=mark, linestyle="none", label=kind) for kind, mark in marks.items()]
-    for (model, own), (color, line) in zip(rows.groupby("model", sort=False), SERIES, strict=False):
+    for (model, own), (color, line) in zip(rows.groupby("model", sort=False), cycle(SERIES), strict=False):
         values = own["value"].astype(float)
         ends = [values - own["low"], own["high"] - values]
         axis.errorbar(own["mb"], values, yerr=ends, capsize=2.5, linestyle="none", color=color, alpha=0.4)

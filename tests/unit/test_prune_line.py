@@ -72,7 +72,7 @@ def test_an_estimate_is_a_sentence(monkeypatch):
     assert line.in_total([], asked()) == "Nothing is left to do: all of it is there."
 
     monkeypatch.setattr(line.os, "getloadavg", lambda: (5.2, 0, 0))
-    busy = " Other work keeps 4.0 of 4 cores busy: without it this takes less time."
+    busy = " In the last minute 4.0 of 4 cores were busy. Beside other work the time is estimated too long."
     assert line.in_total([stage(60)], asked()).endswith("disk." + busy)
 
 

@@ -116,8 +116,9 @@ def in_total(stages: Sequence["Stage"], request: Request) -> str:
         f"memory ({memory.physical() / 1e9:.0f} are there), {written:.1f} GB written to disk."
     )
     busy, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if busy > cores / 2:  # the machine's speed was measured beside that
-        said += f" Other work keeps {min(busy, cores):.1f} of {cores} cores busy: without it this takes less time."
+    if busy > cores / 2:  # the machine's speed was measured beside that, unless it was our own fetching of the model
+        said += f" In the last minute {min(busy, cores):.1f} of {cores} cores were busy."
+        said += " Beside other work the time is estimated too long."
     return said
 
 
