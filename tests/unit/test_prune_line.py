@@ -63,7 +63,7 @@ def test_options_become_a_request_and_those_not_given_are_as_a_programs(tmp_path
 
 def test_an_estimate_is_a_sentence(monkeypatch):
     monkeypatch.setattr(line.os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(line.os, "getloadavg", lambda: (1.9, 9, 9))
+    monkeypatch.setattr(line.os, "getloadavg", lambda: (2.9, 9, 9))
     said = line.in_total([stage(60), stage(120.0, memory=None, written=0)], asked(cores=4))
     assert said.startswith("6 jobs, about 3 minutes with 4 cores, up to 2.4 GB of memory (")
     assert said.endswith("are there), 0.5 GB written to disk.")
@@ -71,8 +71,8 @@ def test_an_estimate_is_a_sentence(monkeypatch):
     assert "about 2.5 hours" in line.in_total([stage(9000)], asked())
     assert line.in_total([], asked()) == "Nothing is left to do: all of it is there."
 
-    monkeypatch.setattr(line.os, "getloadavg", lambda: (5.2, 0, 0))
-    busy = " In the last minute 4.0 of 4 cores were busy. Beside other work the time is estimated too long."
+    monkeypatch.setattr(line.os, "getloadavg", lambda: (3.1, 0, 0))
+    busy = " In the last minute 3.1 of 4 cores were busy. Beside other work the time is estimated too long."
     assert line.in_total([stage(60)], asked()).endswith("disk." + busy)
 
 

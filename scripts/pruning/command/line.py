@@ -116,7 +116,7 @@ def in_total(stages: Sequence["Stage"], request: Request) -> str:
         f"memory ({memory.physical() / 1e9:.0f} are there), {written:.1f} GB written to disk."
     )
     busy, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if busy > cores / 2:  # the machine's speed was measured beside that, unless it was our own fetching of the model
+    if busy > 0.75 * cores:  # more than planning itself takes: the machine's speed was measured beside that
         said += f" In the last minute {min(busy, cores):.1f} of {cores} cores were busy."
         said += " Beside other work the time is estimated too long."
     return said
