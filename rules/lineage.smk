@@ -86,7 +86,7 @@ def with_lineage(rule):
         if OWN[rule] is None:
             return own
         settings = OWN[rule](wildcards) if callable(OWN[rule]) else OWN[rule]
-        return json.dumps({**json.loads(settings), "lineage": own + "".join(parents)})
+        return json.dumps({**json.loads(settings), "lineage": "".join([own, *parents])})
 
     return lineage
 
