@@ -47,6 +47,7 @@ whole = load_configfile(os.path.join(HOME, "config/config.yaml"))
 update_config(whole, config)
 CONFIG = checked(validate, whole, workflow.configfiles)
 METHOD = CONFIG.method_pattern
+cut_as = cache(CONFIG.cut_as)
 EXPERIMENT = CONFIG.experiment
 PLACES = CONFIG.places
 CALIB = catalogue.calib(CONFIG)
@@ -57,6 +58,16 @@ FIGURES = {**catalogue.figures(CONFIG), **paper.figures(CONFIG)}
 def of_methods(path):
     """A path for every method of the experiment, other wildcards left in."""
     return [path.replace("{method}", method) for method in EXPERIMENT.methods]
+
+
+def as_cut(wildcards):
+    """The same, of the method whose scores, masks and refits the wildcards' method shares."""
+    return {**wildcards, "method": cut_as(wildcards["method"])}
+
+
+def shared(path):
+    """An input that methods share which cut alike."""
+    return lambda w: path.format(**as_cut(w))
 
 
 def one_of(names):

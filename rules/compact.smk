@@ -39,7 +39,7 @@ rule compact:
     """A physically smaller model."""
     input:
         model=names.BASE,
-        mask=names.MASK,
+        mask=shared(names.MASK),
         evidence=files_of("compact"),
         moments=matrices_of("compact"),
         data=lambda w: calibration_data(w) if CONFIG.method(w.method).vocabulary else [],

@@ -19,7 +19,7 @@ def exported(wildcards):
     variant, model = variant_of(wildcards), wildcards.model
     return {
         "base": names.BASE.format(model=model),
-        "mask": names.MASK.format(model=model, **vars(variant)),
+        "mask": names.MASK.format(model=model, **as_cut(vars(variant))),
         "manifest": variant.manifest(model),
         "weights": ancient(variant.weights(model)),
         "adapter": variant.adapter_files(model),

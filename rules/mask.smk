@@ -28,7 +28,7 @@ rule sensitivity:
     input:
         model=names.BASE,
         data=calibration_data,
-        scores=names.SCORES,
+        scores=shared(names.SCORES),
         evidence=files_of("sensitivity"),
         moments=matrices_of("sensitivity"),
         code=code("measure", "methods/sensitivity"),
@@ -54,7 +54,7 @@ def mask_settings(wildcards):
 rule mask:
     """The mask of one method at one sparsity (per cent of FFN neurons removed)."""
     input:
-        scores=names.SCORES,
+        scores=shared(names.SCORES),
         base=names.BASE,
         evidence=files_of("mask"),
         code=lambda w: code("mask", f"methods/allocation/{CONFIG.method(w.method).allocate}"),

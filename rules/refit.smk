@@ -26,7 +26,7 @@ rule refit:
     """The refitted weights of one variant."""
     input:
         model=names.BASE,
-        mask=names.MASK,
+        mask=shared(names.MASK),
         data=calibration_data,
         code=lambda w: code("measure", "methods/refit", *plugins(w)),
     output:

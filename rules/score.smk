@@ -8,7 +8,8 @@ INPUT
     …/second_moments/, …                                        for scores that need matrices (`obs`, `leverage`)
     results/{model}/base/manifest.json                          the dense model's weights, for scores that want them
 OUTPUT
-    results/{model}/scores/{calib}/{method}.parquet             layer, unit, score; of groups, too: structure, parameters
+    results/{model}/scores/{calib}/{method}.parquet             layer, unit, score; of groups, too: structure, parameters.
+                                                                Methods share it that differ in `vocabulary` and `export` alone
 """
 
 from pruning.methods import allocation, requirements, scores
@@ -18,18 +19,19 @@ SCORE_KEYS = {"score", "options", "normalise", "shuffle"}
 
 def files_of(stage):
     """Tables, and manifests of matrices, that a stage reads of the wildcards' method."""
-    return lambda w: list(requirements.files(CONFIG.method(w.method), stage, w).values())
+    return lambda w: list(requirements.files(CONFIG.method(w.method), stage, as_cut(w)).values())
 
 
 def matrices_of(stage):
     """The directories, so that deleted ones are made again; their manifests say whether they changed."""
-    return lambda w: list(map(ancient, requirements.directories(CONFIG.method(w.method), stage, w)))
+    return lambda w: list(map(ancient, requirements.directories(CONFIG.method(w.method), stage, as_cut(w))))
 
 
 def evidence_of(stage):
     """The files on a command line, by kind."""
     return lambda w: [
-        f"--evidence={pair[0]}={pair[1]}" for pair in requirements.files(CONFIG.method(w.method), stage, w).items()
+        f"--evidence={kind}={path}"
+        for kind, path in requirements.files(CONFIG.method(w.method), stage, as_cut(w)).items()
     ]
 
 

