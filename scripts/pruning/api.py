@@ -336,4 +336,4 @@ def _keeps(model: PreTrainedModel, mask: pd.DataFrame) -> dict[str, list[np.ndar
 
     arguments.columns("mask", mask, ("layer", "unit", "keep"), "allocate")
     arguments.flags("mask", mask["keep"])
-    return masks.keeps_of(mask, f"mask: not one of this {type(model).__name__}", Loaded(model).widths)
+    return masks.keeps_of(mask, f"mask: not one of this {type(model).__name__}", Loaded(model))

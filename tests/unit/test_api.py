@@ -142,6 +142,7 @@ def test_less_is_lost_with_reconstructed_weights(model, statistics):
 
 PADDED = {"input_ids": IDS[0], "attention_mask": torch.arange(12).expand(4, 12) > 2}
 SHORT = {"input_ids": IDS[0], "labels": IDS[0][:1]}
+OTHER = tiny.keeps(40, 40, groups=[[1, 0, 1], [1, 1, 0]])
 OUTSIDE = torch.tensor([[1, 2, 257, 5]])
 REFUSED = {
     "needs: unknown 'gradients'; known: output_gradients, ": lambda m, s: calibrate(m, IDS, needs=["gradients"]),
@@ -175,6 +176,7 @@ REFUSED = {
     "scheme: 'sensitivity' needs the measured cost": lambda m, s: allocate(score("rku", s, m), 0.3, "sensitivity"),
     "cfsp: needs how much each layer changes": lambda m, s: allocate(score("rku", s, m), 0.3, "cfsp"),
     "mask: not one of this LlamaForCausalLM: layer widths": lambda m, s: compact(m, cut(m, s).query("unit < 40")),
+    "of this LlamaForCausalLM: layers' numbers of `kv_groups` [3": lambda m, s: compact(m, tiny.mask_frame(OTHER)),
     "small: has ffn [48, 48], the mask keeps [34, 34]": lambda m, s: reconstruct(m, m, IDS, cut(m, s)),
     "small: layer 0 has other neurons than the mask keeps": lambda m, s: reconstruct(drawn(m, s), m, IDS, cut(m, s)),
     "scheme: unknown 'attention'; known: bias, ": lambda m, s: reconstruct(m, m, IDS, None, "attention"),

@@ -277,6 +277,20 @@ def test_prompts_are_as_the_config_asks(lab, monkeypatch):
     assert outcomes(result, lab.cached().answers, ["exact_match,strict-match"])["generated_tokens"].tolist() == [7]
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_tasks_own_examples_are_shown_and_never_the_items_asked(lab, monkeypatch, shared):
+    monkeypatch.setattr(generation, "greedy", speak({"Question": "m"}, lab))
+    definition = lab.definition("gsm_symbolic", PROBLEMS)
+    asked = {"num_fewshot": 1, "shared_examples": shared}
+    with pytest.raises(InputError, match="num_fewshot: 1: the task has no examples but the items that are asked: name"):
+        harness.evaluate(lab.cached(), definition, 1, **asked)
+    own = {"samples": [{"question": f"Own {n}?", "answer": f"#### {n}"} for n in (5, 6)]}
+    result = harness.evaluate(lab.cached(), {**definition, "fewshot_config": own}, 3, **asked)
+    prompts = [sample["arguments"][0][0] for sample in samples_of(result)]
+    assert all("Own 5?" in prompt or "Own 6?" in prompt and not shared for prompt in prompts)
+    assert [prompt.count("Question:") for prompt in prompts] == [2, 2, 2]
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [

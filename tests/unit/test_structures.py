@@ -300,6 +300,9 @@ def test_what_has_no_place_for_groups_or_for_a_layer_without_an_ffn_says_so(tmp_
     with pytest.raises(InputError, match="as many key-value groups in every layer"):
         pruning.write(tmp_path, "pad")
     folder = tiny.written(pruning, tmp_path / "cut")
+    base = Checkpoint(folder)
+    with pytest.raises(InputError, match="as many key-value groups in every layer"):  # cut in an iteration before
+        Pruning(base, {"ffn": [np.arange(width) < 9 for width in base.widths]}).write(tmp_path, "pad")
     with pytest.raises(InputError, match="pruned in more than FFN neurons are not converted"):
         gguf_model.write(folder, tmp_path / "x.gguf", "f16", {})
     with pytest.raises(InputError, match="pruned before"):

@@ -115,6 +115,13 @@ def test_parameters_are_those_of_a_really_compacted_model(config, widths, tmp_pa
     assert shapes.narrowed(dense, {"ffn": widths}).num_parameters() == Checkpoint(tmp_path / "compact").parameters
 
 
+def test_a_model_that_was_pruned_before_has_the_units_it_is_to_have():
+    before = shapes.narrowed(tiny.qwen2(), {"ffn": (30, 48)})
+    before.config.ffn_widths = [30, 48]
+    for widths in ([20, 20], [30, 40]):
+        assert [site.in_features for site in ffn.sites(shapes.narrowed(before, {"ffn": widths}))] == widths
+
+
 # The clock
 
 

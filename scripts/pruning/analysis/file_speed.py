@@ -1,5 +1,6 @@
 """How fast GGUF files are in llama.cpp, on the CPU: two in turn in one process, by the clock of analysis/timing.py."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from pruning.core.errors import InputError
 from pruning.models.gguf import llama
 
 STATM = Path("/proc/self/statm")
-PAGE = 4096  # Bytes that STATM counts in, on every processor that this runs on
+PAGE = os.sysconf("SC_PAGE_SIZE")  # bytes that STATM counts in
 
 
 def of_files(files: Mapping[str, Path], settings: timing.Settings) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
@@ -65,10 +66,13 @@ def narrowed(
     are the beginnings of the dense ones (random either way), contiguous; others are these."""
     shared = {id(tensor): tensor for tensor in (*dense.parameters(), *dense.buffers())}
     model = copy.deepcopy(dense, shared)
+    family, layers = families.of(model), families.pruned_layers(model)
     with no_init_weights():
         for name, counts in units.items():
+            whole = STRUCTURES[name].counts(dense)  # of a model that was pruned before, each layer's own
             for layer, count in enumerate(counts):  # one after the other, so that little memory is taken meanwhile
-                STRUCTURES[name].resize(model, {layer: count})
+                keep = np.arange(whole[layer]) < count
+                STRUCTURES[name].shrink(layers[layer], layer, {layer: keep}, family)
                 _lend(dense, model)
     if biased and ffn.sites(model)[0].bias is None:
         ffn.add_down_bias(model)

@@ -30,10 +30,9 @@ def check(
     source = config.models[model].source
     counted = source.kind != "pruned"  # of others, against what the first model had
     narrowed = not counted and NEURONS_INSIDE in allocation.structures_of(config.method(source.method).allocate)
-    for name, _ in sorted(pruned) if narrowed else ():
-        if NEURONS_INSIDE in allocation.structures_of(config.method(name).allocate):
-            said = f"its experts were made narrower by {source.method} before, and how wide they were at first is lost"
-            raise InputError(f"methods.{name}.allocate: {model}: {said}: prune the first model by the whole sparsity")
+    for name, _ in sorted(pruned) if narrowed else ():  # sparsities count against the first model
+        said = f"its experts were made narrower by {source.method} before, and how wide they were at first is lost"
+        raise InputError(f"methods.{name}.allocate: {model}: {said}: prune the first model by the whole sparsity")
     for name, sparsity in sorted(pruned) if counted else ():
         if config.method(name).allocate != "uniform":
             continue

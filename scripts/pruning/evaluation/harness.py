@@ -19,6 +19,7 @@ from jinja2 import StrictUndefined, Template
 from jinja2.exceptions import TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 from lm_eval import evaluator
+from lm_eval.api import samplers
 from lm_eval.api.model import LM
 from lm_eval.api.task import Task
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
@@ -86,11 +87,9 @@ def evaluate(
     tokenizer = getattr(lm, "tokenizer", None) if chat_template else None
     if tokenizer is not None and not tokenizer.chat_template:
         raise InputError("chat_template: this model's tokenizer has none: set `chat_template: false`")
-    if shared_examples:
-        task = {**task, "fewshot_config": {"sampler": "first_n"}}
     with _loaded(task) as loaded:
         ((name, own),) = loaded["tasks"].items()
-        _set(own, num_fewshot, max_gen_toks)
+        _set(own, num_fewshot, max_gen_toks, shared_examples)
         chosen = {name: _items(own, first, limit)} if first else None
         result = evaluator.evaluate(
             lm,
@@ -151,8 +150,10 @@ def _right(task: Task, doc: dict[str, Any]) -> str:
     return task.doc_to_choice(doc)[first] if numbered else str(first)
 
 
-def _set(task: Task, num_fewshot: int | None, max_gen_toks: int | None) -> None:
-    """What lm_eval.simple_evaluate sets of a task, and its seeds; that also asks pip, gcc and others what they are."""
+def _set(task: Task, num_fewshot: int | None, max_gen_toks: int | None, shared_examples: bool) -> None:
+    """What lm_eval.simple_evaluate sets of a task, and its seeds; that also asks pip, gcc and others what they are.
+
+    Raises InputError for a task without examples of its own: lm-eval would show items with their answers."""
     random.seed(DEFAULT_RANDOM_SEED)
     np.random.seed(DEFAULT_OTHER_SEED)
     torch.manual_seed(DEFAULT_OTHER_SEED)
@@ -161,6 +162,14 @@ def _set(task: Task, num_fewshot: int | None, max_gen_toks: int | None) -> None:
     own = task.get_config("num_fewshot")
     if own != 0:  # a task that says 0 has no examples to give
         task.set_config("num_fewshot", num_fewshot if num_fewshot is not None else own or 0)
+    if asked := task.get_config("num_fewshot"):
+        given = task.fewshot_cfg.split is not None or task.get_config("fewshot_config") and task.fewshot_cfg.samples
+        if not (given or task.has_training_docs() or task.has_validation_docs() and task.has_test_docs()):
+            lacks = "has no examples but the items that are asked"
+            remedy = "name a training_split or fewshot_split, or set num_fewshot: 0"
+            raise InputError(f"task {task.config.task}: num_fewshot: {asked}: the task {lacks}: {remedy}")
+        if shared_examples:
+            task.sampler = samplers.get_sampler("first_n")(task.sampler.df)
     task.set_fewshot_seed(DEFAULT_OTHER_SEED)
 
 

@@ -111,8 +111,9 @@ class Pruning:
         Raises InputError for `pad` where the stock class has no slot for down_proj's bias, or where more than neurons
         is cut."""
         base, config, widths = self.base, self.base.config, self.units[self.main]
-        if export == "pad" and {*self.keeps} != {NEURONS}:
-            titles = " and ".join(STRUCTURES[name].title for name in self.keeps if name != NEURONS)
+        others = {**self.keeps, **structures.others(base.config)}  # cut now, and in earlier iterations
+        if export == "pad" and {*others} != {NEURONS}:
+            titles = " and ".join(STRUCTURES[name].title for name in others if name != NEURONS)
             raise InputError(f"export: pad makes models for stock tools, which have as many {titles} in every layer")
         pad_to = max(widths) if export == "pad" else None
         index = self._write_tensors(output, config, pad_to)

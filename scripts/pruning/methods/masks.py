@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from pruning.core import artifacts
 from pruning.core.errors import InputError
+
+if TYPE_CHECKING:  # torch is slow
+    from pruning.models.checkpoint import Tensors
 
 NEURONS = "ffn"
 """The main structure, in which sparsity is counted and which every mask has, of all models but mixtures of experts."""
@@ -52,15 +56,18 @@ def read(path: Path, model: Path) -> dict[str, list[np.ndarray]]:
     Raises InputError if the mask is not one of this model."""
     from pruning.models.checkpoint import Checkpoint  # torch is slow
 
-    return keeps_of(artifacts.read_parquet(path, "mask"), f"{path}: not a mask of {model}", Checkpoint(model).widths)
+    return keeps_of(artifacts.read_parquet(path, "mask"), f"{path}: not a mask of {model}", Checkpoint(model))
 
 
-def keeps_of(frame: pd.DataFrame, otherwise: str, widths: Sequence[int]) -> dict[str, list[np.ndarray]]:
-    """Return the same of a mask's rows. Raises InputError, which begins with `otherwise`, if they are not
-    those of a model whose layers have so many units of the main structure."""
-    keeps = {name: by_layer(of(frame, name), "keep", len(widths)) for name in structures_of(frame)}
-    if (found := [len(keep) for keep in keeps[main(keeps)]]) != list(widths):
-        raise InputError(f"{otherwise}: layer widths {found}, not {list(widths)}")
+def keeps_of(frame: pd.DataFrame, otherwise: str, base: "Tensors") -> dict[str, list[np.ndarray]]:
+    """Return the same of a mask's rows, of a model with these tensors. Raises InputError, which begins with
+    `otherwise`, if its layers have other numbers of units, and as Tensors.units does."""
+    keeps = {name: by_layer(of(frame, name), "keep", len(base.widths)) for name in structures_of(frame)}
+    for name, own in keeps.items():
+        units = base.widths if name == main(keeps) else base.units(name)
+        if (found := [len(keep) for keep in own]) != list(units):
+            what = "layer widths" if name == main(keeps) else f"layers' numbers of `{name}`"
+            raise InputError(f"{otherwise}: {what} {found}, not {list(units)}")
     return keeps
 
 

@@ -4,7 +4,6 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-import lm_eval
 import pandas as pd
 
 from pruning.core import artifacts
@@ -29,7 +28,8 @@ def ask(network, tokenizer, task: dict[str, Any], source: Path, cache: Cache, de
     asked = {key: task[key] for key in ("num_fewshot", "shared_examples", "chat_template", "max_gen_toks")}
     backend = importlib.import_module(f"pruning.evaluation.backends.{task.get('backend') or 'hf'}")
     origin = backend.origin(network, tokenizer)
-    own = (definition, asked, data, task["dtype"], lm_eval.__version__, *origin.items())
+    answering = [artifacts.versions().get(library) for library in ("torch", "transformers", "lm_eval")]
+    own = (definition, asked, data, task["dtype"], *answering, *origin.items())
     identity = artifacts.key_of(ANSWERS, *cache.model, *own)
     own_file = cache.folder / f".{cache.name}.{identity}.jsonl"
     same = cache.folder.glob(f".*.{identity}.jsonl")  # of tasks that differ in `first` and `limit` alone

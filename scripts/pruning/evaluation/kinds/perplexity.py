@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pruning.core import artifacts, out_of_memory
+from pruning.core import out_of_memory
 from pruning.core.errors import InputError
 from pruning.core.limits import LEAST_WINDOWS
 from pruning.data import text
@@ -69,8 +69,7 @@ def ask(network, tokenizer, task: dict[str, Any], source: Path, cache: Cache, de
 
 
 def _text(task: Mapping[str, Any], source: Path) -> str:
-    records = artifacts.read_table(source, "dataset").to_pylist()
-    return task["joiner"].join(task["text"].format_map(record) for record in records)
+    return task["joiner"].join(said for _, said in text.documents(source, "", task["text"]))
 
 
 class Sample(NamedTuple):
