@@ -55,7 +55,7 @@ def observation_settings(wildcards):
     own = {
         "tokens": spectrum.tokens,
         "layer": EXPERIMENT.layer,
-        "objectives": list(dict.fromkeys([trap.objective, "ce"])),
+        "objectives": list(dict.fromkeys(["energy", trap.objective, "ce"])),  # those of trap.MEASURES, and its own
     }
     return calibration_settings(wildcards, ["objectives"], **own)
 

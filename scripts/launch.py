@@ -1,8 +1,8 @@
 """Run a command on leased GPUs: `launch.py --gpus N -- command …`; 0 hides all GPUs.
 
 Snakemake counts GPUs but does not say which are whose. This takes a lease on N of the visible ones, exports
-CUDA_VISIBLE_DEVICES and becomes the command, which refuses to run without them (core/cli.py). Inside Slurm the
-allocation is trusted as it is.
+CUDA_VISIBLE_DEVICES and becomes the command, which refuses to run without them (core/cli.py). Inside Slurm those of the
+allocation are leased: several jobs may run in one.
 """
 
 import os
@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> None:
     os.environ[gpu_request.ASKED] = str(gpus)
     if gpus == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    elif "SLURM_JOB_ID" not in os.environ:
+    else:
         try:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices.lease(gpus, devices.visible()))
         except InputError as error:

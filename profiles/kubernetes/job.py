@@ -23,8 +23,10 @@ TEMPLATE = Path(__file__).with_name("job.yaml")
 def manifest(script: str, *, cpus: int, memory: int, minutes: int, gpus: int) -> dict:
     """A Job that runs a script of Snakemake's in the present folder. What it asks for is its limit, too."""
     job = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))
-    job["spec"]["activeDeadlineSeconds"] = 60 * minutes
     pod = job["spec"]["template"]["spec"]
+    pod["activeDeadlineSeconds"] = (
+        60 * minutes
+    )  # from its start on a node: the Job's own counts waiting for one as well
     asked = {"cpu": str(cpus), "memory": f"{memory}M"} | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
     if not gpus:
         pod.pop("tolerations", None)
@@ -51,10 +53,12 @@ def submit(arguments: list[str]) -> None:
 
 
 def work(script: Path) -> str:
-    """A name of what a job makes, by what Snakemake notes in its script: equal for equal outputs in the same folder."""
+    """A name of what a job makes, by what Snakemake notes in its script: equal for equal outputs by equal settings in
+    the same folder."""
     noted = next(line for line in script.read_text().splitlines() if line.startswith("# properties = "))
-    made = json.loads(noted.removeprefix("# properties = "))["output"]
-    return hashlib.sha256(json.dumps([os.getcwd(), sorted(made)]).encode()).hexdigest()[:40]
+    made = json.loads(noted.removeprefix("# properties = "))
+    own = [os.getcwd(), sorted(made["output"]), made.get("params")]
+    return hashlib.sha256(json.dumps(own).encode()).hexdigest()[:40]
 
 
 def status(name: str) -> str:

@@ -67,7 +67,7 @@ def test_table1_is_that_of_the_local_run_to_the_byte(cluster: Cluster, workspace
     assert done.returncode == 0, done.stderr[-4000:]
     assert len(cluster.jobs) == 22  # of 30: three fetch here, and six masks are one
     masks = [job for job in cluster.jobs if limits(job) == {"cpu": "1", "memory": "1000M"}]
-    assert 18 * 60 in [job["activeDeadlineSeconds"] for job in masks]
+    assert 18 * 60 in [job["template"]["spec"]["activeDeadlineSeconds"] for job in masks]
     assert len(workspace.artefacts()) == 79 and workspace.unlike(finished) == []
 
 

@@ -51,7 +51,7 @@ def test_two_jobs_get_different_devices_and_a_third_waits_until_one_is_killed():
     ("given", "said"),
     [
         ({"gpus": 0}, "[]"),  # all are hidden
-        ({"gpus": 1, "visible": "5,7", "SLURM_JOB_ID": "1"}, "[5,7]"),  # the allocation is trusted
+        ({"gpus": 1, "visible": "5,7", "SLURM_JOB_ID": "1"}, "[5]"),  # of its allocation
         ({"gpus": 3}, "error: 3 GPUs requested, 2 visible: lower `gpus` in the model's config, or run elsewhere"),
     ],
 )

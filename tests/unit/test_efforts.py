@@ -24,7 +24,7 @@ LLAMA, GEMMA2, GRANITE = {"model_type": "llama"}, {"model_type": "gemma2"}, {"mo
 
 
 def method(name: str, shape: dict, kind: str = "cpu"):
-    return efforts.method_for(efforts.read(name), shape, efforts.multiple(kind, (), 8960))
+    return efforts.method_for(efforts.read(name), shape, efforts.multiple(kind, (), 8960), equal=False)
 
 
 @pytest.mark.parametrize("name", efforts.EFFORTS)
@@ -190,8 +190,12 @@ def test_where_the_residual_stream_is_scaled_each_layer_is_reconstructed_alone(n
 
 
 def test_one_width_for_all_layers_where_a_runtime_reads_no_others():
-    own, notes = efforts.method_for(efforts.read("standard"), {"model_type": "qwen3"}, None)
-    assert (own.allocate, own.round_to) == ("uniform", 1) and "llama.cpp reads no others in qwen3" in notes[0]
+    own, notes = efforts.method_for(efforts.read("standard"), {"model_type": "qwen3"}, 32, equal=True)
+    assert (own.allocate, own.round_to, own.export) == (
+        "uniform",
+        32,
+        "pad",
+    ) and "llama.cpp reads no others in qwen3" in notes[0]
     assert efforts.unread({"standard": own}, {"model_type": "qwen3"}) == []
 
 

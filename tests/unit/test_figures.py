@@ -502,8 +502,10 @@ def test_the_papers_numbers_need_no_record_and_all_others_do(tmp_path):
     assert len(figures.read(Files(["published=resources/paper/table4.csv"]))["published"]) > 0
 
 
-def test_widths_are_those_of_the_masks_at_a_sparsity_as_a_fraction(tmp_path):
+@pytest.mark.parametrize("structure", [{}, {"structure": "experts"}], ids=["neurons", "experts"])
+def test_widths_are_those_of_the_masks_at_a_sparsity_as_a_fraction(tmp_path, structure):
     mask = pd.DataFrame({"layer": [1, 0, 0, 0, 0], "unit": [0, 0, 1, 2, 3], "keep": [True, True, False, True, True]})
+    mask = mask.assign(**structure)
     artifacts.write_parquet(tmp_path / "m-c-rku-20.parquet", mask, "mask", {})
     given = settings(["rku"], ["m"], calib="c", sparsities=[20])
     files = Files([f"masks={tmp_path}/{{model}}-{{calib}}-{{method}}-{{sparsity}}.parquet"])

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import tiny
@@ -73,7 +74,7 @@ def test_a_layer_is_refitted_by_its_own_output(family):
 @hybrids
 def test_efforts_choose_what_there_is(family):
     shape = tiny.of_family(family).config.to_dict()
-    method, notes = efforts.method_for(efforts.read("standard"), shape, 1)
+    method, notes = efforts.method_for(efforts.read("standard"), shape, 1, equal=False)
     assert method.compensate == "ridge_sequential" and f"{family} has layers without attention" in notes[0]
 
 
@@ -103,3 +104,22 @@ def test_the_width_of_lfm2_is_said_plainly(tmp_path):
     before = path.read_bytes()
     sources.settle(tmp_path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("family", "passed_over"),
+    [
+        ("llama", {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}),
+        ("qwen3_5_text", {"mtp.layers.0.mlp.down_proj.weight": torch.ones(32, 48), "mtp.norm.weight": torch.ones(32)}),
+    ],
+)
+def test_what_transformers_passes_over_is_no_part_of_the_model(tmp_path, family, passed_over):
+    """The FFN of a layer for multi-token prediction stood for that of layer 0."""
+    model = tiny.of_family(family)
+    file, whole = tiny.save(model, tmp_path) / "model.safetensors", load_file(tmp_path / "model.safetensors")
+    save_file({**whole, **passed_over}, file, {"format": "pt"})
+    found = complete.check(tmp_path)
+    assert {*found} == {*passed_over}
+    complete.take_out(tmp_path, found)
+    assert {*load_file(file)} == {*whole} and Checkpoint(tmp_path).parameters == model.num_parameters()
+    assert not any("mtp" in Checkpoint(tmp_path).name(0, kind) for kind in ("gate", "up", "down"))

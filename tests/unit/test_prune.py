@@ -294,6 +294,20 @@ def test_tasks_are_the_workflows_own_or_lm_evals_on_data_of_the_hub():
     assert (found["include"], found["test_split"]) == ("hellaswag/hellaswag.yaml", "validation")
 
 
+@pytest.mark.parametrize(
+    ("named", "split"),
+    [
+        ("gsm8k_cot", None),
+        ("truthfulqa_mc1", None),
+        ("boolq", None),
+        ("minerva_math_algebra", None),
+    ],
+)
+def test_a_tasks_own_examples_come_before_those_of_a_split(named, split):
+    [task] = lm_eval_tasks.asked([named])
+    assert yaml.safe_load(task.definition)["fewshot_split"] == split
+
+
 APPLES = {"question": "Ann has 2 apples. How many?", "answer": "She has 2.\n#### 2"}
 COOKING = {"activity_label": "Cooking", "ctx_a": "He boils", "ctx_b": "water", "label": "1", "split": "train"}
 COOKING |= {"endings": ["and flies.", "and waits.", "c", "d"], "ind": 0, "source_id": "s"}
@@ -1188,6 +1202,10 @@ def test_the_status_is_of_the_last_run_and_names_what_is_at_work(tmp_path):
     stopped = [done, "stopped: evaluate variant=dense", goes_on]
     assert status_of(tmp_path, *BEFORE, *RAN) == stopped  # no run was ever there
     (tmp_path / ".snakemake").mkdir()
+    (tmp_path / ".prune").mkdir()
+    starting = locks.hold(tmp_path / ".prune")
+    assert status_of(tmp_path, *RAN, START, NOTHING) == ["at work: the next step is being prepared"]
+    os.close(starting)
     alive = locks.hold(tmp_path / ".snakemake")
     assert status_of(tmp_path, *BEFORE, *RAN) == [done, "at work: evaluate variant=dense"]
     assert status_of(tmp_path, START) == [nothing]

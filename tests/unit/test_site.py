@@ -85,6 +85,8 @@ def test_the_smallest_model_that_is_as_good_is_told_with_its_speed():
         "recovered: 79.0% [75.0, 83.0], 70% of its bytes; it reads a prompt 1.40 times as fast [1.30, 1.50] and writes "
         "1.20 times as fast [1.10, 1.30]."
     )
+    alone = frame.assign(ci_low=float("nan"), ci_high=float("nan"))  # of one window
+    assert "is `rku`, 50%" in site.sentence("tradeoff", alone, TITLES, 0.95)
     none = tradeoffs(DENSE_COST, ("rku", 0.5, None, 0.60, 0.55, 0.65, 600, 1.6, 1.3))
     assert site.sentence("tradeoff", none, TITLES, 0.95).startswith(
         "No pruned `m` has an interval that meets the dense model's"
@@ -93,16 +95,21 @@ def test_the_smallest_model_that_is_as_good_is_told_with_its_speed():
 
 def test_collapse_goes_from_the_last_to_the_first():
     frame = pd.DataFrame({"model": "m", "method": ["a", "b", "c", "d"], "collapse": [0.45, float("nan"), 0.2, 0.3]})
+    frame["censored"] = frame["collapse"].isna()
     assert site.sentence("collapse", frame, TITLES, 0.95) == (
         "Half of what `m` is above guessing is lost, from the last to the first: beyond what was measured with `b`; at "
         "45.0% with `a`; at 20.0% with `c`."
     )
+    guessing = frame.assign(collapse=float("nan"), censored=False)
+    assert site.sentence("collapse", guessing, TITLES, 0.95) == "`m` is not above guessing before it is pruned."
 
 
 def test_html_in_a_models_text_stays_text_and_intervals_stay_whole():
     html = site.rendered("| a |\n|---|\n| <script>x</script> one<br>two |\n| 5.0 [1.0, 9.0] n.s. |\n\n* a note\n")
     assert "<script>" not in html and "one<br>two" in html
     assert '5.0 <span class="interval">[1.0, 9.0]</span> n.s.' in html
+    open_ended = site.rendered("| a | b |\n|---|---|\n| foo [x | 50 [40, 60] |\n")
+    assert "<td>foo [x</td>" in open_ended and '50 <span class="interval">[40, 60]</span>' in open_ended
     assert '<div class="scroll"><table>' in html and "<details><summary>Notes</summary><ul>" in html
 
 

@@ -159,7 +159,7 @@ def as_batches(given: Iterable[Batch | torch.Tensor | Mapping[str, torch.Tensor]
 
     Raises InputError where there is none, for what is none of these, or where padding stands before tokens."""
     found, samples = [], 0
-    given = [given] if isinstance(given, torch.Tensor | Mapping) else given
+    given = [given] if isinstance(given, Batch | torch.Tensor | Mapping) else given
     for each in given:
         if not isinstance(each, Batch):
             own = each if isinstance(each, Mapping) else {"input_ids": each}

@@ -91,17 +91,17 @@ def multiple(kind: str, blocks: Iterable[int], width: int) -> int:
     return largest if width >= LEAST_BLOCKS * largest else MULTIPLES[kind]
 
 
-def method_for(effort: Effort, shape: Mapping[str, Any], round_to: int | None) -> tuple[Method, list[str]]:
+def method_for(effort: Effort, shape: Mapping[str, Any], round_to: int, equal: bool) -> tuple[Method, list[str]]:
     """Return the effort's method as this model, machine and target can have it, and notes of what differs.
 
-    shape: the model's config.json. round_to: as `multiple` gives it; None: all layers must keep equally many neurons,
-    as a runtime asks that has one width per model."""
-    changes, notes = {"round_to": round_to} if round_to else {}, []
+    shape: the model's config.json. round_to: as `multiple` gives it. equal: all layers must be equally wide, as a
+    runtime asks that has one width per model: what rounding leaves narrower is padded."""
+    changes, notes = {"round_to": round_to, **({"export": "pad"} if equal else {})}, []
     if compensation.corrective(effort.method.compensate) and (reason := obstacle(shape)):
         changes["compensate"] = "ridge_sequential"
         alone = "so each layer is reconstructed by its own output alone (`ridge_sequential`)"
         notes.append(f"{shape['model_type']} {reason}, {alone}.")
-    if not round_to and effort.method.allocate != "uniform":
+    if equal and effort.method.allocate != "uniform":
         changes["allocate"] = "uniform"
         reads = f"llama.cpp reads no others in {shape['model_type']}"
         notes.append(f"Every layer keeps equally many neurons, because {reads}.")
@@ -195,7 +195,7 @@ def large_vocabulary(stock: Any, parameters: int, folder: Path) -> list[str]:
 def unread(methods: Mapping[str, Method], shape: Mapping[str, Any]) -> list[str]:
     """Return a note where llama.cpp does not read what the methods make of the model. shape: its config.json."""
     remedy = "add --gguf, which keeps them equal" if {*methods} <= {*EFFORTS} else "take one of `allocate: uniform`"
-    uneven = [name for name, method in methods.items() if method.allocate != "uniform" or method.round_to > 1]
+    uneven = [name for name, method in methods.items() if method.uneven]
     if not uneven or shape["model_type"] not in {*architectures.STOCK} - {*architectures.AS_DECI}:
         return []  # of a family that has no GGUF file at all, --gguf would be refused
     said = f"{', '.join(uneven)}: layers of different widths, which llama.cpp does not read in {shape['model_type']}"

@@ -124,7 +124,10 @@ def _on_hub(name: str, alias: str, whole: dict[str, Any]) -> tuple[dict[str, Any
     if not simple or own_way or not split:
         remedy = "write its definition and dataset by hand (docs/howto/tables.md)"
         raise InputError(f"--task {name}: its data are not one repository of the hub: {remedy}")
-    examples = whole.get("num_fewshot") and (whole.get("fewshot_split") or whole.get("training_split") or split)
+    own = whole.get("fewshot_config") or {}  # examples that the definition itself has come before any split's
+    examples = whole.get("fewshot_split") or own.get("split")
+    examples = examples or (None if own.get("samples") else whole.get("training_split") or split)
+    examples = examples if whole.get("num_fewshot") else None
     files = {_key(each): names.DATA.format(dataset=alias, split=_key(each)) for each in filter(None, (split, examples))}
     splits = {_key(each): each for each in filter(None, (split, examples, whole.get("training_split")))}
     usual = [{"metric": each, "aggregation": "mean", "higher_is_better": True} for each in USUAL.get(kind, ())]

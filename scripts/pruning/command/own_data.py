@@ -120,7 +120,8 @@ def fields(first: Mapping[str, Any], given: str) -> tuple[str, ...]:
 
 def in_chat(first: Mapping[str, Any], tokenizer: Any) -> bool:
     """Whether records like this one are asked in the model's chat format."""
-    return "messages" in first or bool(tokenizer.chat_template) and any(name in first for name in IN_CHAT)
+    read = fields(first, "")
+    return read == ("messages",) or bool(tokenizer.chat_template) and read[0] in IN_CHAT
 
 
 def split(pairs: Sequence[dict[str, str]]) -> dict[str, list[dict[str, str]]]:

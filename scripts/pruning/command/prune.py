@@ -17,11 +17,12 @@ from pruning.command.ready import ready, too_few_tokens
 from pruning.command.request import Request
 from pruning.command.running import CONFIG, LOG, PAGE, START, TEXT_PAGE, one_at_a_time, put, run
 from pruning.core import artifacts, names
-from pruning.core.errors import within
+from pruning.core.errors import InputError, within
 from pruning.data import datasets
 
 if TYPE_CHECKING:
     from pruning.command.estimate import Stage
+    from pruning.config.schema import Config
 
 TEST = "own-data/test.jsonl"
 ASSUMED = 30  # per cent: of a sparsity that is still to be found, in an estimate
@@ -93,6 +94,8 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
         run(request, "looking for the sparsities", *budget_paths(known).values(), config=known.config)
         budgets, sparsities = found_for(known)
     wanted = configuration.build(known, sparsities)
+    if known.mine and budgets and (other := budgeted(known.mine.config, sparsities)):
+        raise InputError(f"{out / CONFIG}: {other}: the budget asks for {sparsities}: set these, or leave --budget out")
     if known.mine:
         for difference in config_file.differences(known.mine.content, wanted):
             print(f"{out / CONFIG}: {difference}", flush=True)
@@ -175,7 +178,8 @@ def compared(
 
     if AGAINST[0] in read and (tested := measured(AGAINST[1])):
         of_text = next(each for each in measures if each.key in decision.OF_TEXT)
-        judged = rows(AGAINST[0], configuration.VALIDATION)
+        mine = known.mine and known.mine.config.table("validation").columns[0].task
+        judged = rows(AGAINST[0], mine or configuration.VALIDATION)
         by = f"{of_text.title.lower()} on the validation data"
         found[comparisons.FEWER_BITS] = comparisons.against(
             judged, rows(AGAINST[1], tested.task), taken, of_text, tested, by
@@ -186,12 +190,19 @@ def compared(
     return found
 
 
+def budgeted(config: "Config", sparsities: Mapping[str, int]) -> str:
+    """Return which tables of an edited configuration are of other sparsities than the budgets ask for."""
+    own = {name: {*config.table(name).pruned} - {*sparsities.items()} for name in ("table1", "validation")}
+    return " and ".join(f"tables.{name}.at" for name, others in own.items() if others)
+
+
 def stand_in(known: Known, at: Mapping[str, Sequence[int]]) -> names.Variant:
     """Return the model that an earlier run like this exported, or else one that may be. at: sparsities by method."""
     exported = known.request.out / Path(names.EXPORT.format(model=known.alias, variant="x")).parents[1]
     for folder in sorted(exported.glob("own/**/model")):
         made = names.Variant.parse(folder.parent.relative_to(exported).as_posix())
-        if made.sparsity in at.get(made.method, ()):
+        tuned = not made.tuning or known.request.recover or known.mine and made.tuning in known.mine.config.tunings
+        if made.sparsity in at.get(made.method, ()) and tuned:
             return made
     return names.Variant("own", *next((method, sparsities[0]) for method, sparsities in at.items()))
 

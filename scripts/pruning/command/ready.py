@@ -163,8 +163,10 @@ def with_data(known: Known, records: list[dict[str, Any]], given: str) -> Known:
     chat = own_data.in_chat(records[0], tokenizer)
     answers = own_data.answers(parts, request.answer, most, tokenizer, known.context, chat) if asked else None
     if request.questions and not answers:
-        why = "no answers are judged, as not all reference answers end in a number"
-        raise InputError(f"--questions {asked}: {why}: give --answer")
+        why = "not all reference answers end in a number, or no question fits the context: give --answer"
+        if "answer" not in parts["train"][0]:
+            why = "the records hold `text`, no questions with answers"
+        raise InputError(f"--questions {asked}: no answers are judged: {why}")
     written, others = {"own-data": parts, f"own-data/{own_data.ANSWERS}": answers.records if answers else {}}, False
     for folder, each in written.items():
         for name, part in each.items():
@@ -193,17 +195,19 @@ def with_methods(known: Known, shape: Mapping[str, Any], width: int) -> Known:
     where this machine lacks what the effort or a method takes."""
     request, [section] = known.request, known.model.values()
     round_to = efforts.multiple(known.kind, [gguf.BLOCK[each] for each in request.files], width)
-    if request.files and shape["model_type"] not in architectures.AS_DECI:
-        round_to = None
-    made = {each: efforts.method_for(efforts.read(each), shape, round_to) for each in efforts.EFFORTS}
+    equal = bool(request.files) and shape["model_type"] not in architectures.AS_DECI
+    made = {each: efforts.method_for(efforts.read(each), shape, round_to, equal) for each in efforts.EFFORTS}
     named, notes = request.methods or (), []
     found = {name: None if name in DEFAULT.method_names else Method(score=name) for name in named}
     if not found:
         own, notes = made[request.effort]
         found = {request.effort: own.model_copy(update={"score": IN_ROUNDS} if request.rounds else {})}
-    elif round_to and known.trained is None and (request.types or width >= efforts.LEAST_BLOCKS * round_to):
+    elif known.trained is None and (request.types or width >= efforts.LEAST_BLOCKS * round_to):
         found = {  # as fast as the efforts' are, and rows of a quantised file are whole blocks
-            each: own.model_copy(update={"round_to": round_to}) for each, own in efforts.definitions(found).items()
+            each: own.model_copy(
+                update={"round_to": round_to} | ({"export": "pad"} if equal and own.allocate == "uniform" else {})
+            )
+            for each, own in efforts.definitions(found).items()
         }
     if request.vocabulary:
         found, said = efforts.with_vocabularies(found, request.vocabularies, known.folder)

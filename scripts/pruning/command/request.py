@@ -132,7 +132,8 @@ def of_python(model: Any, data: Any, sparsity: Any, out: Any, rest: Mapping[str,
         raise InputError("prune: data: missing: give a file of JSON Lines, or tasks=['gsm8k']")
     given = {"model": str(model), "data": data and Path(data), "out": Path(out), **rest}
     for name in {"budget", "methods", "tasks", "gguf", "against"} & {*rest}:  # of which the command takes several
-        listed = [rest[name]] if isinstance(rest[name], str) else list(rest[name] or ())
+        listed = [rest[name]] if isinstance(rest[name], str | Path) else list(rest[name] or ())
+        listed = [*map(str, listed)]
         given[name] = kinds(listed) if name in ("gguf", "against") else listed
     if rest.get("vocabulary") is not None:
         given["vocabulary"] = str(rest["vocabulary"])

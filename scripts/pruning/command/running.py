@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from pruning.command.request import Request, check
-from pruning.core import locks, memory, names, workflow
+from pruning.core import artifacts, locks, memory, names, workflow
 from pruning.core.errors import InputError, within
 from pruning.core.plugins.snakemake_logger_plugin_pruning import Bar, name_of
 
@@ -63,13 +63,18 @@ def put(path: Path, text: str) -> bool:
     if there and path.read_text(encoding="utf-8") == text:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    with artifacts.atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return there
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the events of the last run in a file; none where there is no file."""
-    events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    """Return the events of the last run in a file; none where there is no file. Lines that a full disk tore are left
+    out."""
+    events = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        with suppress(json.JSONDecodeError):
+            events.append(json.loads(line))
     starts = [number for number, event in enumerate(events) if event["event"] == "workflow_started"]
     return events[starts[-1] :] if starts else events
 
@@ -81,6 +86,8 @@ def lines(events: Iterable[Mapping[str, Any]], out: Path) -> list[str]:
     left, failed, done = {}, {}, None
     for event in events:
         if event["event"] == "nothing_to_do":
+            if locks.alive(out / STATE):
+                return ["at work: the next step is being prepared"]
             return ["all jobs have ended"] if (out / PAGE).is_file() else [f"the last step has ended{NO_PAGE}"]
         if event["event"] == "job_info":
             left[event["jobid"]] = event

@@ -6,10 +6,12 @@ from typing import Any
 
 from pruning.config.experiment import Table
 from pruning.config.methods import NEURONS_INSIDE, Method
+from pruning.core import names
 from pruning.core.errors import InputError, within
 from pruning.models import gguf
 from pruning.models.families import FAMILIES, read_config
 from pruning.models.gguf import BLOCK
+from pruning.models.multimodal import is_multimodal, text_shape
 
 Config = Any  # schema.Config, which calls `check`
 TABLES = ("bytes", "speed")  # what such a table makes as well: results/{table}-bytes and -speed
@@ -46,8 +48,9 @@ def check(config: Config, place: str, table: Table) -> None:
 
 def _is_mixture(folder: Path) -> bool:
     """Whether a model that is there is a mixture of experts."""
-    there = (folder / "config.json").is_file()
-    family = FAMILIES.get(read_config(folder).get("model_type")) if there else None
+    if not (folder / "config.json").is_file():
+        return False
+    family = FAMILIES.get(text_shape(read_config(folder), str(folder))["model_type"])
     return bool(family and family.mixture)
 
 
@@ -58,8 +61,11 @@ def check_models(config: Config) -> None:
         place = f"tables.{name}"
         for kind in table.quantised:
             gguf.check(kind, f"{place}.quantised: ")
-        folders = {model: config.folder(model) for model in [*table.models, *table.siblings]}
-        there = {model: folder for model, folder in folders.items() if (folder / "config.json").is_file()}
+        there = {
+            model: folder
+            for model in [*table.models, *table.siblings]
+            if (folder := _fetched(config, model)) and not is_multimodal(read_config(folder))
+        }
         for model, folder in there.items() if table.types else ():
             hidden = read_config(folder)["hidden_size"]
             if odd := [kind for kind in table.quantised if gguf.stored_instead(kind, hidden) == "F16"]:
@@ -80,13 +86,18 @@ def check_models(config: Config) -> None:
                     )
 
 
+def _fetched(config: Config, model: str) -> Path | None:
+    """Where a model that is there lies, or its text part once the workflow has it."""
+    places = (Path(names.BASE.format(model=model)).parent, config.folder(model))
+    return next((folder for folder in places if (folder / "config.json").is_file()), None)
+
+
 def check_file(said: str, folder: Path, method: Method | None = None) -> None:
     """Raise InputError, which begins with these words, where a model, or what a method makes of it, becomes no file."""
     from pruning.models.gguf import model  # torch is slow
 
-    uneven = method and method.allocate != "uniform" and method.export != "pad"
     with within(said):
-        model.check(folder, *((uneven, method.compensate == "bias", bool(method.others)) if method else ()))
+        model.check(folder, *((method.uneven, method.compensate == "bias", bool(method.others)) if method else ()))
 
 
 def vocabulary(folder: Path) -> tuple[Any, ...]:

@@ -124,6 +124,11 @@ class Method(Strict):
         return self.options.get("objective", usual) if usual else None
 
     @property
+    def uneven(self) -> bool:
+        """Whether layers of its models may have different widths: rounding is spread over layers as well."""
+        return self.export != "pad" and (self.allocate != "uniform" or self.round_to > 1)
+
+    @property
     def others(self) -> str:
         """The structures that it cuts beside FFN neurons, in words; empty for none."""
         return " and ".join(f"`{name}`" for name in allocation.structures_of(self.allocate)[1:])

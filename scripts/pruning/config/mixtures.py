@@ -9,6 +9,7 @@ from pruning.core.errors import InputError, within
 from pruning.methods import allocation, scores
 from pruning.models import served
 from pruning.models.families import EXPERTS, TOP_K, check_routed, family_of, read_config
+from pruning.models.multimodal import text_shape
 
 
 def check(
@@ -49,7 +50,9 @@ def check_clock(config: Config, model: str) -> None:
     """Raise InputError for a model that is not timed by its shape: a mixture of experts, where its config.json is
     there."""
     folder = config.folder(model)
-    if (folder / "config.json").is_file() and family_of(read_config(folder), f"models.{model}").mixture:
+    if not (folder / "config.json").is_file():
+        return
+    if family_of(text_shape(read_config(folder), f"models.{model}"), f"models.{model}").mixture:
         said = "mixtures of experts are timed as they are (`tradeoff`), not by their shape"
         raise InputError(f"models.{model}: {said}: ask for no latency, latency table or budget of time of it")
 

@@ -143,7 +143,8 @@ def _check_model(config: Config, name: str) -> None:
     _check_shape(config, name, shape, tasks, tunings)
     _check_targets(config, name, folder, tunings)
     _check_chat(config, name, folder, tasks)
-    for method in sorted({*config.experiment.methods, *(method for table in tables for method in table.methods)}):
+    pruned = config.experiment.methods if name in config.experiment.models else ()  # nobody prunes a sibling
+    for method in sorted({*pruned, *(method for table in tables for method in table.methods)}):
         _check_method(config, method, name, shape)
     mixtures.check(config, name, shape, {pair for table in tables for pair in table.pruned}, tunings)
 

@@ -200,7 +200,7 @@ def check_model(directory: Path) -> None:
     of_kinds = {"manifest.json": ("base", "export"), "recovery.json": ("recovery",), "../manifest.json": ("compact",)}
     for name, kinds in of_kinds.items():
         path = Path(os.path.normpath(directory / name))
-        if path.is_file():
+        if path.is_file() and "provenance" in files.read_object(path):  # else another program's
             content = read_json(path, *kinds)
             chain.check_files(directory, path, content)
             for file in sorted(directory.glob("[!.]*")):

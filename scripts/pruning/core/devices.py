@@ -87,7 +87,8 @@ def lease(count: int, devices: list[str], poll_seconds: float = 1.0) -> list[str
         for device in devices:
             try:
                 LEASES.mkdir(mode=0o700, exist_ok=True)
-                descriptor = os.open(LEASES / device.replace("/", "_"), os.O_CREAT | os.O_RDWR, 0o600)
+                named = f"{os.environ.get('SLURM_JOB_ID', '')}-{device}"  # each allocation may count its own from 0
+                descriptor = os.open(LEASES / named.replace("/", "_"), os.O_CREAT | os.O_RDWR, 0o600)
             except OSError as error:
                 remedy = "make room for it, or set TMPDIR to your own folder"
                 raise InputError(f"no lease on a GPU can be written: {error}; {remedy}") from None

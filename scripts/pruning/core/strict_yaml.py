@@ -25,14 +25,16 @@ def check_given(arguments: Sequence[str]) -> None:
     For profiles/default: Snakemake reads these files before the workflow, and fails on some with a traceback."""
     taking = False
     for argument in arguments:
+        alone = ""
         if argument.startswith("-"):
-            option, _, argument = argument.partition("=")
+            option, alone, argument = argument.partition("=")
             taking = option in ("--configfile", "--configfiles")
         if taking and argument:
             try:
                 check(Path(argument))
             except InputError as error:
                 sys.exit(f"error: {error}")
+        taking = taking and not alone  # one file after `=`, then targets
 
 
 def check(path: Path) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from pruning.core import chain
 from pruning.core.errors import InputError
 
 Record = dict[str, Any]
@@ -79,9 +81,11 @@ def table(records: Sequence[Record], origin: str) -> pd.DataFrame:
         if values.dtype.kind == "f" and {*map(type, given)} <= {int, type(None)}:
             found[field] = pd.array(given, dtype="Int64")  # pandas makes 1 beside null 1.0
         try:
-            pa.array(values, from_pandas=True)
+            column = pa.table({field: pa.array(values, from_pandas=True)})
+            chain.digest(column)
+            pq.write_table(column, pa.BufferOutputStream())
         except (pa.ArrowException, OverflowError) as error:
-            said = f"{error}; give values of one kind in all records"
+            said = f"{error}; give values of one kind in all records, or leave the field out"
             raise InputError(f"{origin}: field {field!r}: {said}") from None
     return found
 

@@ -1,6 +1,7 @@
 """Whether a checkpoint holds all of a model and nothing else: what is missing, transformers draws at random."""
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,16 @@ from pruning.models import tokenizers
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import read_config
 
+INV_FREQ = r"rotary_emb\.inv_freq$"
+"""Of older checkpoints: transformers computes it."""
 LOADING = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 """Makes `from_pretrained` return (model, what `refuse` looks at)."""
 
 
 def check(directory: Path) -> list[str]:
     """Hold a dense checkpoint against the model that its config describes, without reading weights. Return the tensors
-    that store a tied weight once more.
+    that are none of its own: those that store a tied weight once more, and those that transformers passes over, as the
+    layers of multi-token prediction, which would be taken for FFNs of the model.
 
     Raises InputError as `refuse` and `tokenizers.check` do; if transformers cannot build the model; and if the head is
     another one than the embedding that the config ties it to."""
@@ -37,7 +41,8 @@ def check(directory: Path) -> list[str]:
                 f"{directory}: config.json ties {target} to {source}, but they differ: set `tie_word_embeddings: "
                 "false` there, or give the right weights"
             )
-    return [target for target, _ in copies]
+    unread = "|".join([*(model._keys_to_ignore_on_load_unexpected or []), INV_FREQ])
+    return [*(target for target, _ in copies), *(name for name in checkpoint.file_of if re.search(unread, name))]
 
 
 def take_out(directory: Path, copies: Collection[str]) -> None:
@@ -45,7 +50,7 @@ def take_out(directory: Path, copies: Collection[str]) -> None:
     model has is counted, stored and cut once."""
     for file in {file for name, file in Checkpoint(directory).file_of.items() if name in copies}:
         kept = {name: tensor for name, tensor in load_file(file).items() if name not in copies}
-        save_file(kept, file, metadata={"format": "pt"})
+        save_file(kept, file, metadata={"format": "pt"}) if kept else file.unlink()
     if (path := directory / "model.safetensors.index.json").is_file() and copies:
         index = json.loads(path.read_text())
         index["weight_map"] = {name: file for name, file in index["weight_map"].items() if name not in copies}

@@ -76,10 +76,12 @@ def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
 def free_memory(device: str = "auto") -> tuple[list[float], bool]:
     """Gigabytes that are free on each visible GPU, or of the machine's memory (none where that is not known), and
     whether they are GPUs'."""
-    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
         gc.collect()  # models on several GPUs, and lm-eval's, are in cycles
         torch.cuda.empty_cache()  # what torch keeps for later is free as well
-        return [torch.cuda.mem_get_info(card)[0] / 1e9 for card in range(torch.cuda.device_count())], True
+        one = device.partition(":")[2]
+        cards = [int(one)] if one else range(torch.cuda.device_count())
+        return [torch.cuda.mem_get_info(card)[0] / 1e9 for card in cards], True
     free = memory.available()
     return ([] if free is None else [free / 1e9]), False
 

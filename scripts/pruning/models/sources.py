@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, disk_trouble
 from pruning.core.files import REPLACE, read_object, reading, weight_files
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.*")
-OBJECTS = ("config.json", "generation_config.json", "*.index.json", "tokenizer*.json", "special_tokens_map.json")
+INDEX = "model.safetensors.index.json"
+OBJECTS = ("config.json", "generation_config.json", INDEX, "tokenizer*.json", "special_tokens_map.json")
 OBJECTS += ("added_tokens.json", "vocab.json", "chat_template.json")
 """Of these, JSON that holds an object."""
 Source = Mapping[str, Any]  # a GgufSource of the config, as a job gets it
@@ -95,7 +96,7 @@ def check_files(path: Path) -> None:
     index that names files which are not there."""
     for file in _files(path, OBJECTS):
         content = read_object(file)
-        if file.name.endswith(".index.json"):
+        if file.name == INDEX:
             with reading(file):
                 missing = [name for name in set(content["weight_map"].values()) if not (path / name).is_file()]
             if missing:
@@ -146,11 +147,13 @@ def from_hub(repo: str, revision: str, output: Path) -> None:
         RevisionNotFoundError: f"no revision {revision!r}: check `revision`",
     }
     try:
-        left_out = ["consolidated*.safetensors"]  # as large as all that is read
+        left_out = ["consolidated*.safetensors", "*/*.safetensors"]  # as large as all that is read
         snapshot_download(
             repo, revision=revision, local_dir=output, allow_patterns=list(FILES), ignore_patterns=left_out
         )
     except Exception as error:  # connection errors come from several libraries
+        if said := disk_trouble(error, output):
+            raise InputError(said) from None
         reason = next((text for kind, text in advice.items() if isinstance(error, kind)), "the hub cannot be reached")
         raise InputError(f"model {repo}@{revision}: {reason} ({type(error).__name__})") from None
     shutil.rmtree(output / ".cache", ignore_errors=True)

@@ -127,6 +127,14 @@ def costs(joint: Iterable[tuple[str, Sequence[str]]]) -> Entry:
     return Entry(caption, {"benchmarks": [names.BENCHMARKS]}, found, maker="report/tables/costs")
 
 
+def _timed_and_measured(config: Config) -> bool:
+    """Whether `latency` has some of the very models whose accuracies `collapse` has."""
+    if not (config.latency and config.collapse):
+        return False
+    methods = {*config.latency.methods} & {*config.experiment.methods}
+    return bool(methods and {*config.latency.sparsities} & {*config.collapse.sparsities})
+
+
 def figures(config: Config) -> dict[str, Entry]:
     """results/figures/{name}.svg, .png -> what it is."""
     found, table = {}, f"{config.places.table}.csv"
@@ -156,7 +164,7 @@ def figures(config: Config) -> dict[str, Entry]:
             "Prune, quantise, or take the smaller model",
             maker="alternatives",
         )
-    if config.latency and config.collapse:
+    if _timed_and_measured(config):
         titles = {config.collapse.task: config.tasks[config.collapse.task].title}
         found["latency"] = Entry(
             "What the smaller model gains: accuracy against prefill time, and measured speed-ups against the bound "

@@ -29,7 +29,7 @@ def rendered(markdown: str) -> str:
     """HTML of a table's page: each table in a box that scrolls, intervals whole, notes folded. Of HTML in the Markdown,
     which holds texts that models wrote, line breaks alone count."""
     html = MARKDOWN.render(markdown).replace("&lt;br&gt;", "<br>")
-    html = re.sub(r"(<td>.*?)(\[[^]]*\])", r'\1<span class="interval">\2</span>', html)
+    html = re.sub(r"(<td>.*?)(\[[^]<]*\])", r'\1<span class="interval">\2</span>', html)
     for tag, before, after in (
         ("table", '<div class="scroll">', "</div>"),
         ("ul", "<details><summary>Notes</summary>", "</details>"),
@@ -109,10 +109,10 @@ def of_tradeoff(frame: pd.DataFrame, titles: Mapping[str, str], confidence: floa
     """The smallest model that the dense one is not clearly better than: quality, size and speed."""
     model, dense = frame["model"].iloc[0], frame[frame["method"] == "dense"].iloc[0]
     lower = dense["metric"] in LOWER
-    as_good = frame["ci_low"] <= dense["ci_high"] if lower else frame["ci_high"] >= dense["ci_low"]
+    worse = frame["ci_low"] > dense["ci_high"] if lower else frame["ci_high"] < dense["ci_low"]
     order = (1 if lower else -1) * frame["value"]
     sized = frame.assign(order=order, size=(100 * frame["bytes"] / dense["bytes"]).round())
-    row = sized[as_good].sort_values(["size", "order"], kind="stable").iloc[0]
+    row = sized[~worse].sort_values(["size", "order"], kind="stable").iloc[0]
     if row["method"] == "dense":
         return f"No pruned `{model}` has an interval that meets the dense model's, {_value(dense)}."
     speeds = [
@@ -131,10 +131,12 @@ def of_tradeoff(frame: pd.DataFrame, titles: Mapping[str, str], confidence: floa
 def of_collapse(frame: pd.DataFrame, titles: Mapping[str, str], confidence: float) -> str:
     """The methods that hold out longest and shortest."""
     inside = frame.dropna(subset=["collapse"]).sort_values("collapse")
-    beyond = frame.loc[frame["collapse"].isna(), "method"]
+    beyond = frame.loc[frame["censored"], "method"]
     ends = [f"at {100 * row.collapse:.1f}% with `{row.method}`" for row in inside.itertuples()]
     last = [f"beyond what was measured with `{'`, `'.join(beyond)}`"] if len(beyond) else []
     said = "; ".join(dict.fromkeys([*last, *ends[-1:], *ends[:1]]))
+    if not said:
+        return f"`{frame['model'].iloc[0]}` is not above guessing before it is pruned."
     return f"Half of what `{frame['model'].iloc[0]}` is above guessing is lost, from the last to the first: {said}."
 
 

@@ -18,7 +18,10 @@ def write(files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) ->
     Files: `masks`, a template. Settings: `models`, `calib`, `methods`, `sparsities` (whole per cent)."""
     frames, calib = [], settings["calib"]
     for model, method, sparsity in product(settings["models"], settings["methods"], settings["sparsities"]):
-        mask = masks.rows(files.at("masks", model=model, calib=calib, method=method, sparsity=sparsity), "mask")
+        frame = artifacts.read_parquet(
+            files.at("masks", model=model, calib=calib, method=method, sparsity=sparsity), "mask"
+        )
+        mask = masks.of(frame, masks.structures_of(frame)[0])  # neurons, or a mixture's experts
         kept = mask.groupby("layer")["keep"].agg(width="sum", dense_width="size", kept_share="mean").reset_index()
         named = {"model": model, "calib": calib, "method": method, "sparsity": names.share(sparsity)}
         frames.append(kept.assign(**named)[[*named, *kept.columns]])
