@@ -246,6 +246,15 @@ def test_methods_to_compare_have_widths_that_are_fast_where_layers_have_many(
     assert (found.round_to if found else DEFAULT.method("wanda").round_to) == multiple
 
 
+@pytest.mark.parametrize("options", [{}, {"methods": ["wanda"]}])
+def test_files_of_one_width_for_all_layers_have_whole_blocks(tmp_path, monkeypatch, options):
+    monkeypatch.setattr(efforts, "needs", lambda *_, methods: efforts.Needs(0, 0))
+    about = replace(known(), request=Request("m", out=tmp_path, against=["q8_0"], **options))
+    [own] = ready.with_methods(about, {"model_type": "qwen3"}, 1024).methods.values()
+    assert (own.allocate, own.round_to, own.export) == ("uniform", 32, "pad") and not own.uneven
+    assert efforts.unread({"m": own}, {"model_type": "qwen3"}) == []
+
+
 @pytest.mark.parametrize(("gpus", "needed", "threads"), [(0, 7.9, 2), (0, 8.1, 6), (1, 8.1, 2)])
 def test_a_job_has_all_cores_where_no_two_jobs_fit_the_memory(tmp_path, monkeypatch, gpus, needed, threads):
     """Of 16 GB. On a GPU the machine's memory is not what jobs are run by."""
