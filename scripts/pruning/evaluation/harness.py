@@ -165,7 +165,7 @@ def _set(task: Task, num_fewshot: int | None, max_gen_toks: int | None, shared_e
     if asked := task.get_config("num_fewshot"):
         given = task.fewshot_cfg.split is not None or task.get_config("fewshot_config") and task.fewshot_cfg.samples
         if not (given or task.has_training_docs() or task.has_validation_docs() and task.has_test_docs()):
-            lacks = "has no examples but the items that are asked"
+            lacks = "has no examples but the items that are evaluated"
             remedy = "name a training_split or fewshot_split, or set num_fewshot: 0"
             raise InputError(f"task {task.config.task}: num_fewshot: {asked}: the task {lacks}: {remedy}")
         if shared_examples:
