@@ -20,7 +20,7 @@ LABELS = {
     "qwen2_5-coder-1_5b": "right answers (%), 95% interval, n = 400",
     "tiny-mixture": "problems solved (%), 95% interval, n = 400",
     "smollm2-135m": "perplexity of GSM8K's solutions, 95% interval",
-    "qwen2_5-coder-0_5b-bytes": "right answers (%), 95% interval, n = 200",
+    "qwen2_5-coder-0_5b-bytes": "right answers (%), 95% interval, n = 400",
     "qwen2_5-coder-1_5b-bytes": "right answers (%), 95% interval, n = 400",
     "smollm2-135m-bytes": "bits per byte of GSM8K, 95% interval",
 }
