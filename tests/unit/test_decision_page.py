@@ -381,14 +381,19 @@ def test_the_model_to_take_is_held_against_the_dense_one_in_fewer_bits(pruned, p
     assert all(f"By {by}: {said}" in made for made in (page.markdown(shown), page.html(shown)))
 
 
+@pytest.mark.parametrize("named", ["own_validation", "my_text"])
 @pytest.mark.parametrize(("rare", "shown"), [(False, "Right answers"), (True, "Perplexity")])
-def test_files_are_shown_by_answers_where_these_tell_models_apart(rare, shown):
-    chosen, text, asked = (files("", task, *DENSE_FILES) for task in ("own_validation", "own", "own_answers"))
+def test_files_are_shown_by_answers_where_these_tell_models_apart(rare, shown, named):
+    """By the validation text of an edited configuration as well, whatever it is called."""
+    chosen = files("`agf`, 30%", named, *DENSE_FILES, ("agf", 30, None, 150, 10.5, "dense, Q8_0"))
+    text, asked = (files("", task, *DENSE_FILES) for task in ("own", "own_answers"))
     read = dict(zip(prune.AGAINST, (chosen, pd.concat([text, asked])), strict=True))
     measured = [PERPLEXITY._replace(task="own"), ANSWERS._replace(task="own_answers")]
-    known = SimpleNamespace(answers=True, rare=rare)
+    table = SimpleNamespace(columns=[SimpleNamespace(task=named)])
+    mine = SimpleNamespace(config=SimpleNamespace(table=lambda name: table)) if named == "my_text" else None
+    known = SimpleNamespace(answers=True, rare=rare, mine=mine)
     found = prune.compared(known, read, variant("agf/30"), measured)[comparisons.FEWER_BITS]
-    assert found.heads[2] == shown and len(found.lines) == len(DENSE_FILES)
+    assert found.heads[2] == shown and len(found.lines) == len(DENSE_FILES) and " is ." not in found.said
 
 
 @pytest.mark.parametrize(("column", "shown"), [("own", "Perplexity"), ("another", None)])

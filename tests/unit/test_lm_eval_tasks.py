@@ -282,7 +282,9 @@ def test_a_tasks_own_examples_are_shown_and_never_the_items_asked(lab, monkeypat
     monkeypatch.setattr(generation, "greedy", speak({"Question": "m"}, lab))
     definition = lab.definition("gsm_symbolic", PROBLEMS)
     asked = {"num_fewshot": 1, "shared_examples": shared}
-    with pytest.raises(InputError, match="num_fewshot: 1: the task has no examples but the items that are evaluated: name"):
+    with pytest.raises(
+        InputError, match="num_fewshot: 1: the task has no examples but the items that are evaluated: name"
+    ):
         harness.evaluate(lab.cached(), definition, 1, **asked)
     own = {"samples": [{"question": f"Own {n}?", "answer": f"#### {n}"} for n in (5, 6)]}
     result = harness.evaluate(lab.cached(), {**definition, "fewshot_config": own}, 3, **asked)
