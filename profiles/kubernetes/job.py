@@ -24,9 +24,7 @@ def manifest(script: str, *, cpus: int, memory: int, minutes: int, gpus: int) ->
     """A Job that runs a script of Snakemake's in the present folder. What it asks for is its limit, too."""
     job = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))
     pod = job["spec"]["template"]["spec"]
-    pod["activeDeadlineSeconds"] = (
-        60 * minutes
-    )  # from its start on a node: the Job's own counts waiting for one as well
+    pod["activeDeadlineSeconds"] = 60 * minutes  # on its node; the Job's own counts waiting for one as well
     asked = {"cpu": str(cpus), "memory": f"{memory}M"} | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
     if not gpus:
         pod.pop("tolerations", None)

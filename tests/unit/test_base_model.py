@@ -1,6 +1,7 @@
 """The dense model: GGUF files, whole or in the parts of packages, dequantised; and what is said of bad ones."""
 
 import base64
+import errno
 import hashlib
 import json
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import fetch_model as stage
 import gguf
+import huggingface_hub
 import peft
 import pytest
 import torch
@@ -375,3 +377,21 @@ def test_a_gguf_files_fields_are_read_once_and_others_as_ever(file: Path, tmp_pa
         assert gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2) is gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
         raise KeyError
     assert (gguf.GGUFReader, gguf.get_tensor_name_map) == own
+
+
+def test_a_full_disk_is_not_called_a_hub_out_of_reach(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", f"{tmp_path}/model.safetensors")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
+    with pytest.raises(InputError, match="model.safetensors: No space left on device; "):
+        sources.from_hub("a/b", "0" * 40, tmp_path)
+
+
+def test_an_index_of_files_that_are_not_read_may_name_what_is_not_there(tmp_path):
+    folder = tiny.save(tiny.llama(), tmp_path)
+    (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "pytorch_model-00001-of-00002.bin"}}')
+    sources.check_files(folder)
+    (folder / sources.INDEX).write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
+    with pytest.raises(InputError, match="names model-00001-of-00002.safetensors, which is not there"):
+        sources.check_files(folder)

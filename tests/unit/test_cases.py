@@ -10,6 +10,7 @@ import pytest
 import torch
 from markdown_it import MarkdownIt
 from peft import LoraConfig, get_peft_model
+from tokenizers.processors import TemplateProcessing
 
 import tiny
 from pruning.core import artifacts
@@ -64,6 +65,18 @@ def test_a_batch_writes_what_each_prompt_gets_alone_to_its_end_token_without_a_r
     assert 0 < len(expected[0]) < 12 == max(map(len, expected)) and len(set(map(tuple, expected))) == 3
     found = cases.generate(model, tokenizer, prompts, 12)
     assert found == [(tokens, "stop" if len(tokens) < 12 else "length") for tokens in expected]
+
+
+def test_a_chat_formats_first_token_is_given_once(folder, monkeypatch):
+    """Tokenizers as Llama 3's and Gemma's begin a text by a token that their chat formats write as well."""
+    model, tokenizer = loading.load(folder / "model", "float32")
+    tokenizer.bos_token, given = "<|end|>", []
+    first = tokenizer.convert_tokens_to_ids("<|end|>")
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single="<|end|> $A", special_tokens=[("<|end|>", first)])
+    monkeypatch.setattr(model, "generate", lambda input_ids, **_: given.append(input_ids.tolist()) or input_ids)
+    for prompt in ("<|end|>abc", "abc"):
+        cases.generate(model, tokenizer, [prompt], 1)
+    assert given[0] == given[1] and given[0][0].count(first) == 1
 
 
 def test_cases_of_a_model_that_answers(folder, monkeypatch):

@@ -229,3 +229,11 @@ def test_gaps_between_arrays_that_stay_are_given_back():
 def test_elsewhere_nothing_is_given_back(monkeypatch):
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
     memory.give_back()
+
+
+def test_the_memory_of_the_gpu_that_is_named_counts(monkeypatch):
+    free = [8e9, 80e9]
+    monkeypatch.setattr(loading.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(loading.torch.cuda, "mem_get_info", lambda card: (free[card], 80e9))
+    assert loading.free_memory("cuda") == ([8, 80], True) and loading.free_memory("cuda:1") == ([80], True)
+    assert not loading.free_memory("cpu")[1]

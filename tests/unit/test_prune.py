@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -1174,6 +1175,25 @@ def test_fields_that_are_not_read_are_named_before_the_model_is_fetched(tmp_path
         with pytest.raises(InputError, match="--methods: unknown name 'wandaa'; nearest: wanda"):
             ready.ready(Request("y/m", **given))
         assert f"of the data {read} are read, and not {unread}." in capsys.readouterr().out
+
+
+# an earlier run's model, and an edited configuration's sparsities
+
+
+@pytest.mark.parametrize(("recover", "found"), [(None, "own/standard/20"), ("distill", "own/standard/20/own")])
+def test_a_recovered_model_stands_in_for_one_of_a_run_that_recovers_alone(tmp_path, recover, found):
+    (tmp_path / "results/m/export/own/standard/20/own/model").mkdir(parents=True)
+    about = SimpleNamespace(request=SimpleNamespace(out=tmp_path, recover=recover), alias="m", mine=None)
+    assert str(prune.stand_in(about, {"standard": [20, 30]})) == found
+
+
+def test_sparsities_of_an_edited_configuration_are_those_that_a_budget_asks_for():
+    tables = {"table1": [("a", 28), ("b", 10)], "validation": [("a", 37)]}
+    config = SimpleNamespace(table=lambda name: SimpleNamespace(pruned=tables[name]))
+    assert prune.budgeted(config, {"a": 37, "b": 10}) == "tables.table1.at"
+    assert prune.budgeted(config, {"a": 28, "b": 10}) == "tables.validation.at"
+    tables["table1"] = [("a", 37)]
+    assert prune.budgeted(config, {"a": 37, "b": 10}) == ""
 
 
 # the status

@@ -74,8 +74,8 @@ def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
 
 
 def free_memory(device: str = "auto") -> tuple[list[float], bool]:
-    """Gigabytes that are free on each visible GPU, or of the machine's memory (none where that is not known), and
-    whether they are GPUs'."""
+    """Gigabytes that are free on each visible GPU, or on the one that is named, or of the machine's memory (none where
+    that is not known), and whether they are GPUs'."""
     if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
         gc.collect()  # models on several GPUs, and lm-eval's, are in cycles
         torch.cuda.empty_cache()  # what torch keeps for later is free as well

@@ -91,7 +91,7 @@ def generate(network, tokenizer, prompts: list[str], tokens: int) -> list[tuple[
     network.generation_config = GenerationConfig(
         max_new_tokens=tokens, do_sample=False, eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id
     )
-    started = bool(tokenizer.bos_token) and prompts[0].startswith(tokenizer.bos_token)  # by a chat format
+    started = bool(tokenizer.bos_token) and prompts[0].startswith(tokenizer.bos_token)  # as data/text.py has it
     options = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
     inputs = tokenizer(prompts, add_special_tokens=not started, **options)
     inputs = inputs.to(network.get_input_embeddings().weight.device)
