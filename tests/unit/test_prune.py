@@ -1240,6 +1240,19 @@ def test_the_status_is_of_the_last_run_and_names_what_is_at_work(tmp_path):
     assert status_of(tmp_path, *RAN, START, NOTHING) == ["all jobs have ended"]
 
 
+def test_the_status_names_the_run_and_the_progress_that_a_log_ends_with(tmp_path):
+    (tmp_path / "results/logs").mkdir(parents=True)
+    (tmp_path / ".snakemake").mkdir()
+    log, bar = tmp_path / "results/logs/e.log", "requests:  25%|██▌       | 1/4 [00:01<00:03]"
+    alive = locks.hold(tmp_path / ".snakemake")
+    of = [event | {"of": "pruning"} for event in RAN]
+    for text, shown in {f"start\n\rrequests:   0%|  \r{bar}": f": {bar}", f"{bar}\nwritten\n": ""}.items():
+        log.write_bytes(text.encode())
+        at_work = f"at work: evaluate variant=dense{shown}"
+        assert status_of(tmp_path, *of) == ["pruning: 1 of 4 steps (25%) done", at_work]
+    os.close(alive)
+
+
 def test_a_failed_job_is_named_with_its_last_words(tmp_path):
     (tmp_path / "results/logs").mkdir(parents=True)
     (tmp_path / "results/logs/e.log").write_text("start\nerror: no memory\n\n")

@@ -134,7 +134,7 @@ def agree(stages: Sequence["Stage"], request: Request) -> None:
 
 
 def show_status(out: option(Path, "folder of the run") = Path("pruned")) -> None:
-    """What a run is at, what failed, and the last words of its log."""
+    """What a run is at and how far, what failed, and the last words of its log."""
     if not (out / LOG).is_file():
         raise InputError(f"--out {out}: no run of prune there (no {LOG})")
     print("\n".join(running.lines(running.read(out / EVENTS), out)))

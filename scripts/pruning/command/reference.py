@@ -140,7 +140,7 @@ def command_line() -> str:
 |---|---|
 | `prune MODEL --data FILE` | prune a model on your data, measure what is left, and take the one to use |
 | `prune plan MODEL --data FILE` | print its jobs, minutes, memory and disk; nothing runs, but the model is fetched |
-| `prune status [--out FOLDER]` | what a run is at, what failed, and the last words of its log |
+| `prune status [--out FOLDER]` | what a run is at and how far, what failed, and the last words of its log |
 | `prune` | on a terminal: asks for what it needs |
 | `prune --version` | the version |
 

@@ -53,7 +53,7 @@ def run(request: Request, what: str, *targets: str, config: str = CONFIG, alone:
     said = within(f"{what}: ", f" (all of it: {out / LOG})")
     with said, (out / LOG).open("a+") as log, (out / EVENTS).open("a", buffering=1) as kept, Bar(what) as bar:
         for event in workflow.events(arguments, log):
-            kept.write(json.dumps(event) + "\n")
+            kept.write(json.dumps(event | {"of": what}) + "\n")
             bar.show(event)
 
 
@@ -80,11 +80,13 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def lines(events: Iterable[Mapping[str, Any]], out: Path) -> list[str]:
-    """Return how far a run in `out` is, then the jobs that failed, with their last words, or those at work.
+    """Return how far a run in `out` is, then the jobs that failed, with their last words, or those at work, with the
+    progress that their logs end with.
 
-    events: the run's (core/plugins)."""
-    left, failed, done = {}, {}, None
+    events: the run's (core/plugins), with what the run is of."""
+    left, failed, done, what = {}, {}, None, ""
     for event in events:
+        what = f"{event['of']}: " if "of" in event else ""
         if event["event"] == "nothing_to_do":
             if locks.alive(out / STATE):
                 return ["at work: the next step is being prepared"]
@@ -97,15 +99,19 @@ def lines(events: Iterable[Mapping[str, Any]], out: Path) -> list[str]:
             failed[event["jobid"]] = left.pop(event["jobid"], event)
         elif event["event"] == "progress":
             done = f"{event['done']} of {event['total']} steps ({event['done'] / event['total']:.0%}) done"
-    said = [done or "no job has ended yet"]
+    said = [what + (done or "no job has ended yet")]
     for job in failed.values():
-        words = workflow.words_of([out / log for log in job.get("log") or []]).splitlines() or [f"see {out / LOG}"]
+        words = workflow.words_of(logs(job, out)).splitlines() or [f"see {out / LOG}"]
         said.append(f"failed: {name_of(job)}: {words[-1]}")
     if locks.alive(out / STATE) or locks.alive(out / ".snakemake"):
-        said += [f"at work: {name_of(job)}" for job in left.values() if not failed]
+        said += [f"at work: {name_of(job)}{workflow.progress_of(logs(job, out))}" for job in left.values() if not failed]
     elif not failed and (left or not done):
         said += [f"stopped: {name_of(job)}" for job in left.values()] + ["the same command as before goes on from here"]
     elif not failed:
         there = (out / PAGE).is_file()
         said.append(f"the page is there: {out / PAGE}" if there else f"that step has ended{NO_PAGE}")
     return said
+
+
+def logs(job: Mapping[str, Any], out: Path) -> list[Path]:
+    return [out / log for log in job.get("log") or []]

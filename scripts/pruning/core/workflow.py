@@ -75,6 +75,13 @@ def events(arguments: Sequence[str], messages: TextIO) -> Iterator[dict[str, Any
         raise InputError(said[-1].removeprefix("error: "))
 
 
+def progress_of(logs: Collection[Path]) -> str:
+    """Return the progress bar (tqdm's) that a job's log ends with, after a colon; nothing where it ends otherwise."""
+    text = "".join(log.read_text(encoding="utf-8", errors="replace") for log in logs if log.is_file())
+    last = text.rstrip().rpartition("\n")[2]  # a carriage return is read as a newline
+    return f": {last}" if "%|" in last else ""
+
+
 def words_of(logs: Collection[Path]) -> str:
     """Why a job failed: its logs from `error:` on, as stages end on bad input; otherwise their last lines."""
     found = [log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines() for log in logs if log.is_file()]
