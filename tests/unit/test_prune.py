@@ -1246,8 +1246,8 @@ def test_the_status_names_the_run_and_the_progress_that_a_log_ends_with(tmp_path
     log, bar = tmp_path / "results/logs/e.log", "requests:  25%|██▌       | 1/4 [00:01<00:03]"
     alive = locks.hold(tmp_path / ".snakemake")
     of = [event | {"of": "pruning"} for event in RAN]
-    for text, shown in {f"start\n\rrequests:   0%|  \r{bar}": f": {bar}", f"{bar}\nwritten\n": ""}.items():
-        log.write_bytes(text.encode())
+    for written, shown in {f"start\n\rrequests:   0%|  \r{bar}": f": {bar}", f"{bar}\nwritten\n": ""}.items():
+        log.write_bytes(written.encode())
         at_work = f"at work: evaluate variant=dense{shown}"
         assert status_of(tmp_path, *of) == ["pruning: 1 of 4 steps (25%) done", at_work]
     os.close(alive)

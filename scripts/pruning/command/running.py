@@ -104,7 +104,8 @@ def lines(events: Iterable[Mapping[str, Any]], out: Path) -> list[str]:
         words = workflow.words_of(logs(job, out)).splitlines() or [f"see {out / LOG}"]
         said.append(f"failed: {name_of(job)}: {words[-1]}")
     if locks.alive(out / STATE) or locks.alive(out / ".snakemake"):
-        said += [f"at work: {name_of(job)}{workflow.progress_of(logs(job, out))}" for job in left.values() if not failed]
+        at_work = [] if failed else left.values()
+        said += [f"at work: {name_of(job)}{workflow.progress_of(logs(job, out))}" for job in at_work]
     elif not failed and (left or not done):
         said += [f"stopped: {name_of(job)}" for job in left.values()] + ["the same command as before goes on from here"]
     elif not failed:
