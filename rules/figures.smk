@@ -5,13 +5,13 @@ INPUT
     CSV and parquet files of the analyses, as scripts/pruning/report/catalogue.py says
     results/{model}/masks/…                             of `widths`
 OUTPUT
-    results/analysis/widths.csv                         neurons that each layer keeps
+    results/analysis/widths.csv                         what each layer keeps
     results/figures/{figure}.svg, .png
 """
 
 
 rule widths:
-    """Neurons that each layer keeps, by method."""
+    """What each layer keeps, by method."""
     input:
         masks=[
             path.format(model=model)

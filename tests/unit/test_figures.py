@@ -360,7 +360,7 @@ def test_collapse_has_methods_of_the_background_in_grey():
 
 def test_widths_are_the_tables_and_uniform_methods_flat():
     widths = made("widths")[0]["widths"].query("sparsity == 0.5").pivot(index="method", columns="layer")
-    axis = panel(drawn("widths"), "Neurons that each layer keeps at 50%")
+    axis = panel(drawn("widths"), "What each layer keeps at 50%")
     grid = np.asarray(axis.collections[0].get_array()).reshape(len(METHODS), LAYERS)
     np.testing.assert_allclose(grid, 100 * widths["kept_share"].loc[METHODS])
     assert np.ptp(grid[0]) == 0

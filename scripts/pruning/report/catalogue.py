@@ -139,8 +139,8 @@ def figures(config: Config) -> dict[str, Entry]:
     """results/figures/{name}.svg, .png -> what it is."""
     found, table = {}, f"{config.places.table}.csv"
     found["widths"] = Entry(
-        "The share of its neurons that each layer keeps. Uniform methods keep the same everywhere; global ones "
-        "starve the layers in which they find little.",
+        "The share of its FFN neurons that each layer keeps; of a mixture, of its experts, or of the neurons inside "
+        "them. Uniform methods keep the same everywhere; global ones starve the layers in which they find little.",
         {"widths": [config.places.widths]},
         {"sparsity": names.share(config.experiment.sparsity)},
         "What each layer keeps",
