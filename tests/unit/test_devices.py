@@ -47,6 +47,16 @@ def test_two_jobs_get_different_devices_and_a_third_waits_until_one_is_killed():
         process.communicate()
 
 
+def test_each_allocation_of_slurm_has_its_own_devices():
+    first = launch(*SHOW, gpus=1, visible="0", SLURM_JOB_ID="1")
+    assert first.stdout.readline().strip() == "0"
+    second = launch("sh", "-c", "echo $CUDA_VISIBLE_DEVICES", gpus=1, visible="0", SLURM_JOB_ID="2")
+    assert second.communicate(timeout=10)[0].strip() == "0"  # another GPU of the same number
+    subprocess.run(["pkill", "-9", "-P", str(first.pid)])
+    first.kill()
+    first.communicate()
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
