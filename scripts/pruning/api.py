@@ -241,7 +241,7 @@ def reconstruct(
     mask: pd.DataFrame,
     scheme: str = "ridge_attention",
 ) -> PreTrainedModel:
-    """Return a compact model with weights that make up for the removed units, by least squares without training.
+    """Return a compact model with weights that make up for the removed units: by least squares, or as `scheme` says.
 
     small: of `compact`, with this mask of the dense `model`. batches: calibration text, as of `calibrate`; every fifth
     sample is held out to choose the regularisation. scheme: a file of methods/compensation. `ridge_attention` refits

@@ -63,7 +63,7 @@ def missing() -> str | None:
         packages = "slurmctld slurmd slurm-client munge"
         return f"no {', '.join(absent)}: apt-get install --no-install-recommends {packages}"
     if not find_spec("snakemake_executor_plugin_slurm"):
-        return "no plugin: pip install -c envs/lock.txt snakemake-executor-plugin-slurm"
+        return "no plugin: pip install -c envs/lock.txt snakemake-executor-plugin-slurm==2.8.0"
     if os.geteuid() != 0:
         return "slurmctld and slurmd are started as root, which we are not"
     if (ETC / "slurm.conf").exists() and MARK not in (ETC / "slurm.conf").read_text():

@@ -350,6 +350,10 @@ def test_models_that_are_there_are_looked_at_before_any_job(tmp_path, monkeypatc
     said = r"tables.mine.siblings: other has another tokenizer than model, .* or gsm_symbolic_text"
     with pytest.raises(InputError, match=said):
         checked(texts | {"siblings": ["other"]}, model=model, other=other)
+    per_byte = {"methods|even": EVEN, "tables|mine": TABLE | texts | {"siblings": ["other"]}}
+    settings = edited(per_byte | {"tasks|gsm_symbolic_text|per": "byte"})
+    settings["models"] |= {"model": model, "other": other}
+    config_of.check_models(validate(settings))
     said = r"tables.mine.quantised: q8_0: rows of odd have 40 values, which are no whole blocks of 32"
     with pytest.raises(InputError, match=said):
         checked(texts | {"models": ["odd"]}, odd=odd)

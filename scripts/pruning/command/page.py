@@ -4,6 +4,7 @@ import math
 
 from pruning.command import charts, words
 from pruning.command.decision import OF_TEXT, TIMES
+from pruning.command.running import PAGE
 from pruning.command.words import HEADS, Content
 from pruning.core import names, templates
 from pruning.core.templates import table
@@ -24,7 +25,7 @@ def markdown(content: Content) -> str:
         first, *rest = (" ".join(filter(None, (shown, mark))) for shown, _, mark in words.line(content, row))
         lines.append([f"**{first}**" if row["variant"] == content.choice.variant else first, *rest])
     heads = [head.partition(" (")[0] for head in words.columns(content)]
-    notes = [*words.table_notes(content), "Intervals, plots and example answers: decision.html."]
+    notes = [*words.table_notes(content), f"Intervals, plots{' and example answers' * bool(content.examples)}: {PAGE}."]
     parts = [
         f"# {words.headline(content)}\n",
         f"**{warned}**\n" if warned else "",

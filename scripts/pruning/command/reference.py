@@ -38,7 +38,7 @@ def results() -> str:
 
 What the default configuration makes in `results/`, by `snakemake --cores 8 paper` or one at a time, as
 `snakemake --cores 8 results/table1.csv`. Tables come as `.csv` (tidy), `.md` and `.tex`, figures as `.svg` and
-`.png`. All carry the uncertainty of the choice of test items. The paper's numbers:
+`.png`. Results on test items carry the uncertainty of their choice. The paper's numbers:
 [resources/paper](../../resources/paper/README.md).
 
 {table(("file in `results/`", "what"), rows)}"""

@@ -56,7 +56,7 @@ def _is_mixture(folder: Path) -> bool:
 
 def check_models(config: Config) -> None:
     """Raises InputError for types that cannot be made here, for models that are there and that llama.cpp has not, or
-    whose rows are no whole blocks of a type, and for perplexities of siblings with another tokenizer."""
+    whose rows are no whole blocks of a type, and for perplexities per token of siblings with another tokenizer."""
     for name, table in config.tables_used.items():
         place = f"tables.{name}"
         for kind in table.quantised:
@@ -76,13 +76,15 @@ def check_models(config: Config) -> None:
             for method in table.methods if model in table.models else []:
                 check_file(f"{place}: {method}: ", folder, config.method(method))
             check_file(f"{place}: {model}: ", folder)
-        texts = [column.task for column in table.columns if config.tasks[column.task].kind == "perplexity"]
+        perplexities = [each.task for each in table.columns if config.tasks[each.task].kind == "perplexity"]
+        texts = [task for task in perplexities if config.tasks[task].per == "token"]
         for model in table.models if texts else []:
             for sibling in [own for own in table.siblings if model in there and own in there]:
                 if vocabulary(there[model]) != vocabulary(there[sibling]):
                     raise InputError(
                         f"{place}.siblings: {sibling} has another tokenizer than {model}, and perplexities per token "
-                        f"do not compare: leave the sibling out, or {', '.join(dict.fromkeys(texts))}"
+                        "do not compare: set `per: byte` there, or leave out the sibling or "
+                        f"{', '.join(dict.fromkeys(texts))}"
                     )
 
 

@@ -40,8 +40,8 @@ class Calibration(Strict):
     gradient_checkpointing: bool = False
     """Less memory, about one more forward pass per objective."""
     probed: Positive = 64
-    """How many samples, from the first on, the allocations `sensitivity` and `greedy` measure the cost of removals
-    on."""
+    """How many samples, from the first on, the allocations `sensitivity`, `greedy` and `sensitivity_joint` measure
+    the cost of removals on."""
     gradient_samples: Annotated[Positive | None, Field(exclude_if=lambda value: value is None)] = None
     """How many samples, from the first on, `obs` takes gradients at the layers' outputs of; all where null."""
     rounds: NonEmpty[Annotated[int, Field(gt=0, lt=100)]] = [20, 40, 50, 60, 70, 80]

@@ -28,11 +28,12 @@ class Storage(Strict):
 
     compact: Literal["keep", "temp", "memory"] = "keep"
     """`temp` deletes a compact model after its last evaluation. `memory` writes none to evaluate it: the dense one is
-    loaded and cut. Compact models are then made for recovery, for ridge and `pad`, and where one asks for them."""
+    loaded and cut. Compact models are then made for recovery, for ridge, `pad` and `vocabulary`, and where one asks for
+    them."""
     gguf: Literal["keep", "temp"] = "temp"
     """`temp` deletes the GGUF files of tables with `quantised` or `siblings` after their last use."""
     second_moments: Literal["keep", "temp"] = "temp"
-    """`temp` deletes the second moments after the last ridge compensation (1.4 GB per layer on a 7B)."""
+    """`temp` deletes the second moments after the last ridge compensation (2.9 GB per layer of Qwen2.5-7B)."""
 
 
 class Config(Strict):

@@ -1,4 +1,4 @@
-"""Intervals and tests for measured accuracies and perplexities, all by statsmodels and scipy.
+"""Intervals and tests for measured accuracies and perplexities, by statsmodels and scipy.
 
 Two variants of a model are always compared on the same items, in the same order: `a[i]` and `b[i]`
 are their outcomes on item i. Every difference is a minus b. Every function raises ValueError on

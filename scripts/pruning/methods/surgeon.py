@@ -12,7 +12,8 @@ from torch import Tensor
 from pruning.methods.scores import TINY
 
 CHUNKS = 512
-"""Neurons are removed in about so many chunks, each one update of the large matrices: one by one up to this width."""
+"""Neurons are removed in about so many chunks, each one update of the large matrices; below twice this width one by
+one."""
 CANDIDATES = 3  # A chunk is chosen among so many times as many, the cheapest
 LATE = 64
 """So many columns are subtracted from the large matrix at once."""
