@@ -92,7 +92,7 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     assert [row.split("|")[3].strip() == "0" for row in (dense, others[0])] == [True, False]
     check_own_answers(own / "pruned", page, recovered)
     model = yaml.safe_load((own / "pruned/prune.yaml").read_text())["models"]["model"]
-    assert devices.visible() or model["threads"] == 1  # of two cores: two jobs at once
+    assert devices.visible() or model["threads"] == 2  # all: only one model is pruned
     check_parts(own / "pruned", 2 if recovered else 1, "number" if recovered else "regex:")
     if planned:
         check_against(own, page, html)

@@ -255,12 +255,17 @@ def test_files_of_one_width_for_all_layers_have_whole_blocks(tmp_path, monkeypat
     assert efforts.unread({"m": own}, {"model_type": "qwen3"}) == []
 
 
-@pytest.mark.parametrize(("gpus", "needed", "threads"), [(0, 7.9, 2), (0, 8.1, 6), (1, 8.1, 2)])
-def test_a_job_has_all_cores_where_no_two_jobs_fit_the_memory(tmp_path, monkeypatch, gpus, needed, threads):
-    """Of 16 GB. On a GPU the machine's memory is not what jobs are run by."""
+@pytest.mark.parametrize(
+    ("gpus", "needed", "sparsity", "threads"),
+    [(0, 7.9, "20,40", 2), (0, 8.1, "20,40", 6), (0, 7.9, "40", 6), (1, 8.1, "40", 2)],
+)
+def test_a_job_has_all_cores_where_no_two_would_run(tmp_path, monkeypatch, gpus, needed, sparsity, threads):
+    """Two fit 16 GB, and two models are pruned. On a GPU the machine's memory is not what jobs are run by."""
     monkeypatch.setattr(efforts, "needs", lambda *_, methods: efforts.Needs(needed, 0))
     monkeypatch.setattr(ready.memory, "physical", lambda: 16e9)
-    about = replace(known(gpus=gpus), request=Request("m", out=tmp_path, effort="standard", cores=6))
+    about = replace(
+        known(gpus=gpus), request=Request("m", out=tmp_path, effort="standard", cores=6, sparsity=sparsity)
+    )
     assert ready.with_methods(about, LLAMA, 64).model["m"]["threads"] == threads
 
 

@@ -243,7 +243,8 @@ def with_methods(known: Known, shape: Mapping[str, Any], width: int) -> Known:
     if taken.memory:
         section["memory_gb"] = max(section["memory_gb"], math.ceil(taken.memory))
         print(f"Weight reconstruction takes up to {taken.memory:.1f} GB of memory and {taken.disk:.1f} GB of disk.")
-    if known.kind == "cpu" and 2 * section["memory_gb"] > there.memory:
+    at_once = min(len(methods) * (len(request.sparsities) or 1), int(there.memory // section["memory_gb"]))
+    if known.kind == "cpu" and at_once < 2:  # one model alone, and its jobs wait for one another
         section["threads"] = request.cores
     fewer = too_few_tokens(known, width) if known.own is None else []  # or else it is not known yet
     return known.noted([*notes, *efforts.unread(methods, shape), *fewer])
