@@ -112,7 +112,8 @@ def paired_perplexity(
 
     Args: `a`, `b` of shape (windows,): the two variants' summed NLL in nats, windows in the order of the text; `tokens`
     as for `perplexity`. p is that of `paired_means`, of the log of the perplexities' ratio. The interval is that
-    ratio's t interval less one, times b's measured perplexity, so it excludes zero exactly where p is below 1 - confidence.
+    ratio's t interval less one, times b's measured perplexity, so it excludes zero exactly where p is below
+    1 - confidence.
     """
     mean, low, high, p = paired_means(a, b, tokens, confidence)
     delta, low, high = float(np.exp(_per_token(b, tokens))) * np.expm1([mean, low, high])
