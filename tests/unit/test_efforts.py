@@ -263,9 +263,7 @@ def test_a_job_has_all_cores_where_no_two_would_run(tmp_path, monkeypatch, gpus,
     """Two fit 16 GB, and two models are pruned. On a GPU the machine's memory is not what jobs are run by."""
     monkeypatch.setattr(efforts, "needs", lambda *_, methods: efforts.Needs(needed, 0))
     monkeypatch.setattr(ready.memory, "physical", lambda: 16e9)
-    about = replace(
-        known(gpus=gpus), request=Request("m", out=tmp_path, effort="standard", cores=6, sparsity=sparsity)
-    )
+    about = replace(known(gpus=gpus), request=Request("m", out=tmp_path, effort="standard", cores=6, sparsity=sparsity))
     assert ready.with_methods(about, LLAMA, 64).model["m"]["threads"] == threads
 
 
