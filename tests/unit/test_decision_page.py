@@ -239,6 +239,13 @@ EVIL = '</script><script>document.body.dataset.evil = "yes"</script>\n'
 EVIL += '<img src=x onerror="document.body.dataset.evil=1">'
 
 
+def test_the_page_for_a_terminal_names_what_the_other_has():
+    example = dict.fromkeys(("question", "expected", "dense", "pruned"), "x") | {"dense_right": 1, "pruned_right": 0}
+    said = "* Intervals, plots and example answers: decision.html."
+    assert said in page.markdown(content(*TWO, examples=[example]))
+    assert "* Intervals and plots: decision.html." in page.markdown(content(*TWO))
+
+
 def many() -> words.Content:
     """30 models, long names, perplexities of 10^4 and infinity, and markup in every text of users and models."""
     names = [f"{method}/{sparsity}" for method in ("wanda", "rku", LONG, *"abcdefg") for sparsity in (20, 40, 60)]

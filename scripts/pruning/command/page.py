@@ -25,7 +25,8 @@ def markdown(content: Content) -> str:
         first, *rest = (" ".join(filter(None, (shown, mark))) for shown, _, mark in words.line(content, row))
         lines.append([f"**{first}**" if row["variant"] == content.choice.variant else first, *rest])
     heads = [head.partition(" (")[0] for head in words.columns(content)]
-    notes = [*words.table_notes(content), f"Intervals, plots{' and example answers' * bool(content.examples)}: {PAGE}."]
+    more = "Intervals, plots and example answers" if content.examples else "Intervals and plots"
+    notes = [*words.table_notes(content), f"{more}: {PAGE}."]
     parts = [
         f"# {words.headline(content)}\n",
         f"**{warned}**\n" if warned else "",
