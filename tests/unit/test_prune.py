@@ -999,6 +999,29 @@ def test_training_questions_are_asked_until_right_answers_are_enough(tmp_path, m
     assert model.collect()[0] == found and model.asked[0] == ("train", asked[-1])  # not first fewer once more
 
 
+def test_another_effort_in_the_same_folder_goes_on_from_what_was_answered(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tokenizers, "load", lambda folder: tiny.tokenizer())
+    records = [{"question": f"{n} + 1 = ?", "answer": f"{'so ' * (n % 9)}{n + 1}"} for n in range(3000)]
+    (tmp_path / "decision.html").write_text("of an earlier run")
+
+    def offered(effort: str, records=records):
+        found = ready.with_data(known(context=512, effort=effort, out=tmp_path), records, "--data mine.jsonl")
+        written = {part: (tmp_path / f"own-data/own_answers/{part}.jsonl").read_text() for part in own_data.PARTS}
+        return found.own.asked, {**written, "asked so": found.answers.definition("train")}
+
+    (fewer, first), (more, then) = offered("standard"), offered("thorough")
+    assert (fewer, more) == (800, 1600) and first.pop("test") != then.pop("test")  # 50 and 100 to test on
+    assert first == then and then["train"].count("\n") == 1600 and then["validation"].count("\n") < 800
+    assert "other data" not in capsys.readouterr().out
+    offered("standard", records[:2000])
+    assert "holds a run on other data: a run replaces its page" in capsys.readouterr().out
+
+    model = Answering(monkeypatch, tmp_path, 1)
+    model.collect(train=800)
+    model.collect(effort="thorough", train=800)
+    assert [n for part, n in model.asked if part == "train"] == [25, 113, 113, 271]
+
+
 @pytest.mark.parametrize(
     ("given", "own", "edited", "tolerance"),
     [

@@ -171,7 +171,7 @@ def answers(
     notes = [f"--answer {own.name}: {lost}, as {_short(missed[0])}."] if missed else []
     has = {name: [pair for pair in parts[name] if targets[pair["answer"]] is not None] for name in most}
     kept = {name: sorted(has[name], key=_digest)[:count] for name, count in most.items()}
-    lengths = sorted(len(tokenizer(pair["answer"])["input_ids"]) for part in kept.values() for pair in part)
+    lengths = sorted(len(tokenizer(pair["answer"])["input_ids"]) for part in has.values() for pair in part)
     usual = lengths[int(0.95 * (len(lengths) - 1))] if lengths else 0
     tokens = min(max(LEAST_TOKENS, 2 * usual), context // 2)
     found = {

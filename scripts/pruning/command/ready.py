@@ -158,8 +158,9 @@ def with_data(known: Known, records: list[dict[str, Any]], given: str) -> Known:
     tokenizer = tokenizers.load(known.folder)
     parts = own_data.split(own_data.texts(records, tokenizer, given))
     asked = request.questions or times * (effort.questions or efforts.ASKED * bool(request.answer))
-    training = times * effort.training_questions
-    most = {"test": asked, "validation": training // configuration.ASKED_OF, "train": training}
+    # As many for every effort: another one in the same folder keeps what the dense model has answered.
+    offered = times * max(efforts.read(each, request.tokens).training_questions for each in efforts.EFFORTS)
+    most = {"test": asked, "validation": offered // configuration.ASKED_OF, "train": offered}
     chat = own_data.in_chat(records[0], tokenizer)
     answers = own_data.answers(parts, request.answer, most, tokenizer, known.context, chat) if asked else None
     if request.questions and not answers:
@@ -171,9 +172,9 @@ def with_data(known: Known, records: list[dict[str, Any]], given: str) -> Known:
     for folder, each in written.items():
         for name, part in each.items():
             lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in part)
-            others |= put(request.out / folder / f"{name}.jsonl", lines)
+            others |= put(request.out / folder / f"{name}.jsonl", lines) and each is parts
     if others and (request.out / PAGE).is_file():
-        print(f"{request.out} holds a run on other data: its page and its tables are replaced. {config_file.KEEP}")
+        print(f"{request.out} holds a run on other data: a run replaces its page and its tables. {config_file.KEEP}")
     if answers:
         for part, name in own_data.ASKING.items():
             put(request.out / "config" / "tasks" / f"{name}.yaml", answers.definition(part))
@@ -182,7 +183,7 @@ def with_data(known: Known, records: list[dict[str, Any]], given: str) -> Known:
     whole = {name: [pair["prompt"] + pair["completion"] for pair in part] for name, part in parts.items()}
     tokens = {name: sum(len(tokenizer(text)["input_ids"]) for text in texts) for name, texts in whole.items()}
     size = {name: sum(len(text.encode()) for text in texts) for name, texts in whole.items()}
-    most = len(answers.records["train"]) if answers else 0
+    most = min(times * effort.training_questions, len(answers.records["train"])) if answers else 0
     own = Own(most, validation=most // configuration.ASKED_OF) if answers and effort.own_answers else None
     return replace(known, answers=answers, own=own, tokens=tokens, bytes=size)
 

@@ -32,11 +32,11 @@ def collect(known: Known, ask: bool = True) -> tuple[Own | None, list[str]]:
         return None, []
     if known.mine and own_data.ASKING[train] not in known.mine.config.tasks:
         return Own(0, {}), []
-    wanted, most = known.effort.tokens[known.kind], len(known.answers.records[train])
+    wanted, most = known.effort.tokens[known.kind], known.own.asked
     usual = efforts.read(known.request.effort).tokens[known.kind]  # --tokens asks for as many as there are
     earlier = known.request.out / names.DENSE.samples(known.alias, own_data.ASKING[train])
     there = len(artifacts.read_parquet(earlier, "samples")) if earlier.is_file() else 0
-    needed = min(max(FIRST_ASKED, there), most)  # what an earlier run asked is not asked again
+    needed = min(max(FIRST_ASKED, there), len(known.answers.records[train]))  # an earlier run's are not asked again
     asked, lengths, few = 0, [], False
     while needed > asked:
         # The test questions' job, which comes in any case, keeps busy what the training questions' leaves idle.
