@@ -6,36 +6,41 @@ INPUT
     resources/paper/…                           the paper's numbers, and footnotes on them
 OUTPUT
     results/{table}.csv, .md, .tex
-    results/leakage/{table}.csv                 test items found in the text that was calibrated or tuned on
+    results/leakage/{table}.csv                 test items that are also in the calibration or tuning data
 """
 
 RESULT_TABLES = [name for name, table in CONFIG.tables.items() if table]
 
 
 def leakage_settings(wildcards):
-    """Alias of every text that a table's models were calibrated or tuned on -> its parquet; task -> its test items'."""
+    """Alias of the data that a table's models were calibrated or tuned on -> its parquet and, of a model's answers, the
+    items that were asked; task -> likewise its test items."""
     table = CONFIG.table(wildcards.table)
     users = {name: CONFIG.calibrations[name] for name in table.calibrations}
     for name in dict.fromkeys(column.tuning for column in table.columns if column.tuning):
         own, same = CONFIG.tunings[name], users.get(name)
-        other = same and (same.dataset, same.split) != (own.dataset, own.split)
+        other = same and any(getattr(same, key) != getattr(own, key) for key in ("dataset", "split", "answers"))
         users[f"tunings.{name}" if other else name] = own  # a calibration of that name is of other data
-    tasks = {}
-    for name in dict.fromkeys(column.task for column in table.columns):
+
+    def part(name):
+        """The items that a task evaluates models on."""
         task = CONFIG.tasks[name]
         if task.kind == "lm_eval":
             path = preflight.test_file(CONFIG.definition(name))
-            tasks[name] = {"path": path, "first": task.first, "limit": task.limit}
-        else:
-            path = names.DATA.format(dataset=task.dataset, split=task.split)
-            tasks[name] = {"path": path, "first": 0, "limit": None}
-    sources = {name: names.DATA.format(dataset=user.dataset, split=user.split) for name, user in users.items()}
+            return {"path": path, "first": task.first, "limit": task.limit}
+        return whole(task)
+
+    def whole(user):
+        return {"path": names.DATA.format(dataset=user.dataset, split=user.split), "first": 0, "limit": None}
+
+    tasks = {name: part(name) for name in dict.fromkeys(column.task for column in table.columns)}
+    sources = {name: part(user.answers) if user.answers else whole(user) for name, user in users.items()}
     return {"sources": sources, "tasks": tasks, "n": 8}
 
 
 def leakage_files(wildcards):
     own = leakage_settings(wildcards)
-    return sorted({*own["sources"].values(), *(task["path"] for task in own["tasks"].values())})
+    return sorted({each["path"] for of in ("sources", "tasks") for each in own[of].values()})
 
 
 rule leakage:

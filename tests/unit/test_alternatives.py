@@ -212,6 +212,24 @@ def test_bits_per_byte_are_no_perplexity(tmp_path):
     assert drawn.subfigs[0].axes[0].get_ylabel() == "Text\nbits per byte"
 
 
+def test_a_difference_in_bits_per_byte_has_as_many_decimals_as_they_have():
+    row = {"delta": -0.003, "delta_low": -0.0046, "delta_high": -0.0004, "p_holm": 0.0008}
+    cell, _ = table._difference(row, "", "bits")
+    assert (cell.value, cell.interval) == ("−0.003", "[−0.005, +0.000]")
+    cell, _ = table._difference(row, "", "perplexity")
+    assert (cell.value, cell.interval) == ("+0.00", "[+0.00, +0.00]")
+
+
+def test_notes_say_who_answered_and_that_some_models_stopped_early(tmp_path):
+    page = table.make(written(tmp_path, False), of_table(["size"]))
+    by_harness, by_llama_cpp = "evaluated as what its file holds", "A row with a type is answered by llama.cpp"
+    assert by_harness in page.markdown and by_llama_cpp not in page.markdown and "n = 60)" in page.markdown
+    rows = page.frame.assign(n=[60, 20, 60, 60, 60, 60])
+    said = " ".join(table.notes(rows, "size", ENTRY | {"backend": "llama_cpp"}, {}, of_table(["size"])))
+    assert by_llama_cpp in said and by_harness not in said
+    assert "n = 60, of models that `stop_early` stopped the first 20)" in said
+
+
 def test_files_that_hold_another_kind_than_their_type_are_named(tmp_path):
     files = written(tmp_path, False)
     page = table.make(files, of_table(["size"]) | {"types": [None, "q4_0"]})

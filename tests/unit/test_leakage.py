@@ -38,12 +38,18 @@ def test_all_text_of_a_record_counts():
 
 
 def test_the_stage_counts_the_items_that_are_used(tmp_path):
-    frames = {"train": ["x y z", "four five six"], "test": ["one two three", "seven eight nine", "four five six"]}
+    frames = {
+        "train": ["x y z", "four five six", "", "seven eight nine"],
+        "test": ["one two three", "seven eight nine", "four five six", " ."],  # WikiText has records without words
+    }
     for name, texts in frames.items():
         artifacts.write_parquet(tmp_path / f"{name}.parquet", pd.DataFrame({"text": texts}), "dataset", {})
-    tasks = {"t": {"path": str(tmp_path / "test.parquet"), "first": 1, "limit": 2}}
-    settings = {"sources": {"c": str(tmp_path / "train.parquet")}, "tasks": tasks, "n": 2}
+    tasks = {"t": {"path": str(tmp_path / "test.parquet"), "first": 1, "limit": 3}}
+    train = {"path": str(tmp_path / "train.parquet"), "first": 0}
+    sources = {"c": {**train, "limit": 3}, "all": {**train, "limit": None}}  # of answers to the first three alone
+    settings = {"sources": sources, "tasks": tasks, "n": 2}
     write(Files(()), settings, [tmp_path / "out.csv"])
     assert pd.read_csv(tmp_path / "out.csv").to_dict("records") == [
-        {"source": "c", "task": "t", "items": 2, "identical": 1, "overlapping": 1, "n": 2}
+        {"source": "c", "task": "t", "items": 2, "identical": 1, "overlapping": 1, "n": 2},
+        {"source": "all", "task": "t", "items": 2, "identical": 2, "overlapping": 2, "n": 2},
     ]

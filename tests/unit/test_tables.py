@@ -631,6 +631,15 @@ def test_leaks_of_a_tuning_are_told_from_those_of_a_calibration_of_its_name():
     assert "`t` against `tunings.own`: 1 identical" in " ".join(said)
 
 
+def test_tests_that_were_not_made_are_not_named():
+    """Of divergence from the dense model there is none to make against that model."""
+    rows = {"kind": ["perplexity", "divergence"], "p_value": [0.5, None], "compared": [1, 1], "p_cluster": [None] * 2}
+    dense = pd.DataFrame({"clusters": [None], "task": "t", "column": "t"})
+    settings = {"reference": "dense", "methods": [], "confidence": 0.95, "layout": "wide"}
+    [said, _] = notes.tests(dense, pd.DataFrame(rows), settings)
+    assert "from the dense model (paired t over blocks of windows for perplexity; p > 0.05" in said
+
+
 @pytest.mark.parametrize("cut, warned", [(3, False), (4, True)])  # of 60: 5 and 6.7 per cent
 def test_dense_answers_that_are_cut_off_are_warned_of(study, printed, cut, warned):
     assert "% cut off" not in printed["md"]

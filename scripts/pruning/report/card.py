@@ -168,7 +168,7 @@ def widths(values: Sequence[int]) -> str:
 
 def table(results: Sequence[Mapping[str, Any]], confidence: float) -> str:
     """What was measured of the exported model, beside the dense one."""
-    lines = [f"| task, metric | this model, {confidence:.0%} interval | dense model | of |", "|---|---|---|---|"]
+    lines = [f"| task, metric | this model, {100 * confidence:g}% interval | dense model | of |", "|---|---|---|---|"]
     for row in results:
         if own := row["pruned"]:
             parts = row["parts"] or ("pieces" if row["metric"] == "bits_per_byte" else "windows")

@@ -1,4 +1,4 @@
-"""Test items that occur in the text a model was calibrated or tuned on."""
+"""Test items that are also in the data that a model was calibrated or tuned on."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,16 +16,17 @@ WORD = re.compile(r"[^\W\d_]+|\d")
 def write(_: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) -> None:
     """Write one row per text and task: source, task, items, identical, overlapping, n.
 
-    Settings: `sources` (alias of a calibration or tuning -> parquet); `tasks` (task -> {`path`, `first`, `limit`} of
-    its items); `n`."""
+    Settings: `sources` (alias of a calibration or tuning -> {`path`, `first`, `limit`} of its records); `tasks` (task
+    -> the same of its items); `n`. Records without words, as WikiText's empty lines, are no items."""
 
-    def texts(path: str) -> list[str]:
-        return [text_of(record) for record in artifacts.read_table(Path(path), "dataset").to_pylist()]
+    def texts(path: str, first: int, limit: int | None) -> list[str]:
+        records = artifacts.read_table(Path(path), "dataset").to_pylist()[first:][:limit]
+        return [text for text in map(text_of, records) if words(text)]
 
     rows, n = [], settings["n"]
-    tasks = {name: texts(task["path"])[task["first"] :][: task["limit"]] for name, task in settings["tasks"].items()}
-    for source, path in settings["sources"].items():
-        text = texts(path)
+    tasks = {name: texts(**task) for name, task in settings["tasks"].items()}
+    for source, own in settings["sources"].items():
+        text = texts(**own)
         for task, items in tasks.items():
             identical, overlapping = overlap(text, items, n)
             row = {"source": source, "task": task, "items": len(items), "identical": identical}

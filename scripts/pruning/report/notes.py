@@ -51,7 +51,7 @@ def cells(dense: pd.DataFrame, pruned: pd.DataFrame, dtype: str | None, confiden
         found.append(
             "Cut off: the share of the answers that reached the token limit or ran into a loop, where any did."
         )
-    long = dense[dense["cut_off"] > MOST_CUT_OFF]
+    long = dense[dense["cut_off"] > MOST_CUT_OFF].drop_duplicates("task")
     if len(long):
         named = ", ".join(f"{percent(row.cut_off)[0]}% (`{row.task}`)" for row in long.itertuples())
         found.append(
@@ -115,7 +115,8 @@ def asked(settings: Mapping[str, Any]) -> list[str]:
 
 
 def leakage(pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
-    """What test items share with the text that was calibrated or tuned on (leakage.csv)."""
+    """What test items share with the data that were calibrated or tuned on (leakage.csv): with all records of a split,
+    or all that were asked for a model's own answers, of which fewer may have been used."""
     tunings = pruned["tuning"].dropna()
     used = {*pruned["calib"], *tunings, *(f"tunings.{name}" for name in tunings)}
     tasks = {entry["task"] for entry in settings["tasks"].values()}
@@ -128,7 +129,8 @@ def leakage(pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
     ]
     if {r["task"] for r in shared} != tasks:
         parts.append("no other task shares any" if parts else "none")
-    return [f"Test items found in the text that was calibrated or tuned on: {'; '.join(parts)}."] if found else []
+    where = "the split that calibration or tuning data were drawn from"
+    return [f"Test items that are also in {where}: {'; '.join(parts)}."] if found else []
 
 
 def tests(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
@@ -144,7 +146,7 @@ def tests(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]
         }.get(of, f"the reference method, `{of}`, at {same}")
         if of not in (UNTUNED, UNCOMPENSATED, WITH_DENSE, *settings["methods"]):
             reference = f"{f'`{method}`' if method else 'the same method'} calibrated on `{text}`, at {same}"
-        named = ", ".join(f"{TESTS[kind]} for {kind}" for kind in pruned["kind"].unique())
+        named = ", ".join(f"{TESTS[kind]} for {kind}" for kind in pruned.loc[pruned["p_value"].notna(), "kind"].unique())
         found.append(
             f"n.s.: not significantly different from {reference} ({named}; p > {1 - settings['confidence']:.3g} after "
             f"Holm's adjustment over the {comparisons(pruned['compared'].max())} of this table; p-values are in the "

@@ -174,6 +174,12 @@ def estimate(kind: str, value: float, low: float, high: float, *more: Any) -> Ce
     return Cell(value, f"[{low}, {high}]", *more)
 
 
+def items(counts: Iterable[int]) -> str:
+    """How many items rows were evaluated on, of which some may have stopped early."""
+    least, most = min(counts), max(counts)
+    return f"n = {most:,}" + (f", of models that `stop_early` stopped the first {least:,}" if least < most else "")
+
+
 def speedup(row: Any, part: str) -> Cell:
     """A speed-up of `prefill` or `decode` with its interval, of a row of timing.timings."""
     ratio, low, high = (getattr(row, f"{part}_speedup{end}") for end in ("", "_low", "_high"))

@@ -133,4 +133,5 @@ def described(config: Config, column: Column) -> dict[str, Any]:
         return {**own, "metrics": metrics, "kind": kind, "title": title, **apart}
     own |= {"metrics": task.metrics, "kind": "accuracy", "title": task.title}
     own["asked"] = {key: getattr(task, key) for key in ASKED}
+    own |= {"backend": task.backend} if task.backend else {}
     return own | ({"stop_early": task.stop_early.model_dump()} if task.stop_early else {})

@@ -21,7 +21,7 @@ from pruning.core import artifacts, significance
 from pruning.core.names import DENSE, UNQUANTISED, Column, Variant
 from pruning.report import printing
 from pruning.report.files import Files
-from pruning.report.printing import Block, Cell, estimate, percent, signed, speedup
+from pruning.report.printing import Block, Cell, estimate, items, percent, signed, speedup
 from pruning.report.tables import tradeoff
 from pruning.report.tables.tradeoff import MARKS
 
@@ -132,7 +132,9 @@ def _difference(row: Mapping[str, Any], of: str, kind: str) -> list[Cell]:
     if kind == "accuracy":
         delta, low, high = (signed(100 * value) for value in (delta, low, high))
     else:
-        delta, low, high = (f"{value:+.2f}".replace("-", "−") for value in (delta, low, high))
+        decimals = 3 if kind == "bits" else 2  # as many as `estimate` shows of the values
+        rounded = (round(value, decimals) + 0.0 for value in (delta, low, high))  # minus zero is a plain zero
+        delta, low, high = (f"{value:+.{decimals}f}".replace("-", "−") for value in rounded)
     return [Cell(delta, f"[{low}, {high}]"), Cell(significance.shown(row[f"{of}p_holm"]))]
 
 
@@ -141,15 +143,18 @@ def notes(
 ) -> list[str]:
     level, first, at = f"{100 * settings['confidence']:g}%", rows.iloc[0], COSTS[cost][0]
     if entry["kind"] == "accuracy":
-        what = f"accuracy in per cent (`{first['metric']}`, n = {first['n']:,}) with Wilson's {level} interval; "
+        what = f"accuracy in per cent (`{first['metric']}`, {items(rows['n'])}) with Wilson's {level} interval; "
         what += "tests are exact McNemar, where items share templates also by template (the larger p)"
     else:
         unit = "bits per byte" if entry["kind"] == "bits" else "perplexity per token"
         what = f"{unit}, lower is better, with a {level} t interval; tests are paired t over blocks of windows"
+    how = "A row with a type is evaluated as what its file holds, dequantised in the same harness; llama.cpp also rounds "
+    how += "activations."
+    if entry.get("backend") == "llama_cpp":
+        how = "A row with a type is answered by llama.cpp on its file."
     found = [
         f"{entry['title']}: {what}, on the same items, by Holm's adjustment over the rows.",
-        "Files: one GGUF file per row, unquantised ones as F16. A row with a type is evaluated as what its file holds, "
-        "dequantised in the same harness; llama.cpp also rounds activations.",
+        f"Files: one GGUF file per row, unquantised ones as F16. {how}",
         f"Best alternative: of the dense model and smaller ones, in any type, whose {at} is not more, the one that "
         "did best on these very items, which favours it. None: every alternative costs more. Front, ✓: no row "
         "beats it in quality at that cost or less; (✓): not by more than the intervals.",
@@ -165,7 +170,7 @@ def notes(
     if "equal_answers" in rows and (own := rows[rows["type"].notna()]).size:
         shares = "; ".join(f"{row.label} {percent(row.equal_answers)[0]}%" for row in own.itertuples())
         found.append(
-            f"Answered by llama.cpp on the files. The harness on their values gives the same answer to so many of "
+            f"The harness on the values of these files gives the same answer to so many of "
             f"these {own['equal_n'].iloc[0]} questions: {shares}."
         )
     pairs = dict.fromkeys(zip(rows["type"], rows["stored"], strict=True))

@@ -14,7 +14,7 @@ from pruning.analysis.tradeoff import COSTS, FRONT
 from pruning.core import artifacts
 from pruning.report import printing
 from pruning.report.files import Files
-from pruning.report.printing import Block, estimate, speedup
+from pruning.report.printing import Block, estimate, items, speedup
 
 COLUMNS = [
     *("model", "calib", "method", "sparsity", "tuning", "task", "metric", "n", "value", "ci_low", "ci_high"),
@@ -69,7 +69,7 @@ def label(row: Mapping[str, Any]) -> str:
 def notes(rows: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
     level, first = f"{100 * settings['confidence']:g}%", rows.iloc[0]
     what = {
-        "accuracy": f"accuracy in per cent (`{settings['metric']}`, n = {first['n']:,}), higher is better, with "
+        "accuracy": f"accuracy in per cent (`{settings['metric']}`, {items(rows['n'])}), higher is better, with "
         f"Wilson's {level} interval",
         "perplexity": f"perplexity per token, lower is better, with a {level} t interval over blocks of windows",
         "bits": f"bits per byte, lower is better, with a {level} t interval over blocks of pieces of text",
