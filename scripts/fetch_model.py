@@ -18,7 +18,7 @@ def fetch_model(
     """output: manifest.json of the model. pruned: directory of a compact model, to be pruned further. pruned_manifest:
     its manifest.json. adapter: directory of a LoRA adapter to merge into it."""
     from pruning.core import artifacts, chain, hub
-    from pruning.models import complete, multimodal, sources
+    from pruning.models import complete, multimodal, settled, sources
     from pruning.models.checkpoint import Checkpoint, read_config
     from pruning.models.families import TOP_K
 
@@ -27,8 +27,8 @@ def fetch_model(
     with artifacts.atomic_directory(output.parent) as directory, naming(directory, settings):
         if settings["kind"] == "local":
             sources.from_local(Path(settings["path"]), directory)
-            for file in sorted(Path(settings["path"]) / copy.name for copy in directory.iterdir()):
-                chain.read_source(file)
+            for copy in sorted(file for file in directory.rglob("*") if file.is_file()):
+                chain.read_source(Path(settings["path"]) / copy.relative_to(directory))
         elif settings["kind"] == "gguf":
             head = sources.from_gguf(settings, directory)
             for package, path in sources.locations(settings):
@@ -40,7 +40,7 @@ def fetch_model(
             with hub.fetching(output):
                 sources.from_hub(settings["repo"], settings["revision"], directory)
         whole = multimodal.split(directory)
-        sources.settle(directory)
+        settled.settle(directory)
         if settings["kind"] != "pruned":
             complete.take_out(directory, complete.check(directory))
         checkpoint = Checkpoint(directory)

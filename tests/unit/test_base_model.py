@@ -23,7 +23,7 @@ import tiny
 from pruning.config.models import GgufSource
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.models import loading, sources
+from pruning.models import loading, settled, sources
 from pruning.models.checkpoint import Checkpoint, read_config
 from pruning.models.loading import load
 from workspace import run
@@ -140,6 +140,19 @@ def test_two_quantisations_of_one_matrix_are_tied_again(tmp_path: Path, monkeypa
     expected = (embedding, other) if not kept else 2 * [other if kept == "output.weight" else embedding]
     assert torch.equal(loaded.model.embed_tokens.weight, expected[0])
     assert torch.equal(loaded.lm_head.weight, expected[1])
+
+
+def test_templates_with_names_come_with_a_folder(tmp_path: Path):
+    tokenizer, output = tiny.tokenizer(), tmp_path / "base"
+    tokenizer.chat_template = {"default": "D", "tool_use": "{{ tools }}"}
+    model = tiny.save(tiny.llama(), tmp_path / "model")
+    tokenizer.save_pretrained(model)
+    assert (model / "additional_chat_templates/tool_use.jinja").is_file()
+    output.mkdir()
+    sources.from_local(model, output)
+    settled.settle(output)
+    assert AutoTokenizer.from_pretrained(output).chat_template == tokenizer.chat_template
+    assert not [each for each in output.iterdir() if each.is_dir() or each.suffix == ".jinja"]
 
 
 def test_the_tokenizer_and_its_chat_template_come_with_it(whole: Path):

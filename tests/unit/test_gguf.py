@@ -12,6 +12,7 @@ from functools import cache
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -19,18 +20,20 @@ import pytest
 import to_gguf as stage
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import tiny
+from pruning.config.models import GgufSource
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.evaluation import gguf_files, runtimes
 from pruning.methods.compact import Pruning
-from pruning.models import dequantised, loading, vocabulary
+from pruning.models import dequantised, loading, sources, vocabulary
 from pruning.models import gguf as door
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import FAMILIES
-from pruning.models.gguf import architectures, layout
+from pruning.models.gguf import architectures, keys, layout
+from pruning.models.gguf import imported as gguf_imported
 from pruning.models.gguf import model as gguf_model
 from pruning.models.gguf import tokenizer as gguf_tokenizer
 from workspace import ROOT
@@ -298,6 +301,69 @@ def test_transformers_reads_the_same_model_and_tokenizer(tmp_path, kind):
     assert theirs.apply_chat_template(messages, tokenize=False) == "<|user|>hello<|end|>"
 
 
+def imported(file: Path, out: Path) -> Path:
+    """The file as a source of a model."""
+    given = {"kind": "gguf", "path": str(file), "dtype": "float32"}
+    out.mkdir()
+    sources.from_gguf(GgufSource(**given).model_dump(), out)
+    return out
+
+
+@pytest.mark.parametrize("kind", ROPES)
+def test_a_scaled_rotation_is_read_from_a_file(tmp_path, kind):
+    rope = {"rope_theta": 1000.0, "rope_type": kind, **ROPES[kind]}
+    model = dense(tmp_path / "model", "llama", rope_parameters=rope, head_dim=32)
+    found = imported(converted(model), tmp_path / "read")
+    assert AutoConfig.from_pretrained(found).rope_parameters == pytest.approx(rope)
+    (ours, _), (theirs, _) = (loading.load(each, "float32", "cpu") for each in (model, found))
+    ids = torch.arange(3, 60)[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs(ids).logits, ours(ids).logits, rtol=0.01, atol=0.01)  # float16 weights
+
+
+def test_gemma_3_scales_the_rotation_of_full_attention_alone(tmp_path):
+    plain = {"rope_type": "default", "rope_theta": 10_000.0}
+    rope = {"full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0}, "sliding_attention": plain}
+    model = dense(tmp_path / "model", "gemma3_text", 6, sentencepiece(False), rope_parameters=rope)
+    found = AutoConfig.from_pretrained(imported(converted(model), tmp_path / "read"))
+    assert found.rope_parameters["full_attention"] == rope["full_attention"]
+    assert found.rope_parameters["sliding_attention"]["rope_type"] == "default"
+
+
+@pytest.mark.parametrize("kind, layers", [("gemma2", 46), ("gemma3", 62)])
+def test_the_27b_of_gemma_divides_queries_by_another_number(kind, layers):
+    shape = SimpleNamespace(num_hidden_layers=layers, hidden_size=4608, num_attention_heads=32, head_dim=128)
+    assert keys.query_scale(shape, kind) == 144  # as google/gemma-2-27b has it
+    assert keys.query_scale(SimpleNamespace(**vars(shape) | {"num_hidden_layers": 26}), kind) == 128
+
+
+@pytest.mark.parametrize("name", gguf_tokenizer.PRE_TOKENIZERS.values())
+def test_text_read_from_a_file_is_split_as_before(tmp_path, name):
+    model = dense(tmp_path / "model", "llama", tokens=byte_level(name))
+    ours, theirs = map(AutoTokenizer.from_pretrained, (model, imported(converted(model), tmp_path / "read")))
+    for text in (runtimes.HARD_TEXT, runtimes.DIGITS):
+        assert theirs(text)["input_ids"] == ours(text)["input_ids"]
+    assert theirs.backend_tokenizer.model.ignore_merges == ours.backend_tokenizer.model.ignore_merges
+
+
+LEFT_OUT = {
+    "llama.rope.scaling.attn_factor": (1.5, "this rotary embedding is not read from a GGUF file: give the model's own"),
+    "llama.rope.scaling.type": ("longrope", "llama.rope.scaling.type longrope: this rotary embedding is not read"),
+    "tokenizer.ggml.pre": ("deepseek-llm", "tokenizer.ggml.pre deepseek-llm: how it splits text is not known here"),
+}
+
+
+@pytest.mark.parametrize("key", LEFT_OUT)
+def test_what_would_be_read_as_something_else_is_refused(tmp_path, key):
+    told, said = LEFT_OUT[key]
+    model = dense(tmp_path / "model", "llama")
+    reader = gguf.GGUFReader(converted(model))
+    reader.fields[key] = SimpleNamespace(contents=lambda: told)
+    config, tokenizer = AutoConfig.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    with pytest.raises(InputError, match=said):
+        gguf_imported.complete(config, tokenizer, reader)
+
+
 def test_every_tensor_is_the_models(tmp_path):
     """Of layers of different widths, which only llama.cpp reads: by hand, with the order of rows undone by a loop."""
     model = folder(tmp_path, "qwen2", UNEVEN)
@@ -372,8 +438,9 @@ REFUSED = {
         dict(kind="smollm3", no_rope_layers=[1, 1, 0, 1]),
         "no rotation in every fourth layer, this",
     ),
-    "another scale": (dict(kind="gemma2", query_pre_attn_scalar=16), "scalar 16: llama.cpp takes the head's 8"),
+    "another scale": (dict(kind="gemma2", query_pre_attn_scalar=16), "scalar 16: llama.cpp takes 8"),
     "another activation": (dict(kind="llama", hidden_act="gelu"), "llama.cpp's llama has silu in its FFN, not gelu"),
+    "a token below zero": (dict(kind="llama", pad_token_id=-1), "the special tokens of its settings cannot be read"),
     "no merges": (dict(kind="llama", tokens=tiny.tokenizer()), "wants a BPE model with merges"),
 }
 

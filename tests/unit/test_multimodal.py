@@ -31,6 +31,7 @@ def split(folder: Path, model) -> tuple[Path, dict[str, torch.Tensor]]:
     """A base that was split, and the tensors of the whole before."""
     tiny.save(model, folder)
     (folder / "preprocessor_config.json").write_text("{}")
+    (folder / "chat_template.json").write_text('{"chat_template": "of the processor"}')
     tensors = load_file(folder / "model.safetensors")
     assert multimodal.split(folder) == model.config.model_type
     return folder, tensors
@@ -91,6 +92,7 @@ def test_the_whole_with_a_pruned_text_part_is_the_masked_one(tmp_path, kind, wid
         )
         assert config == raw and 250 in raw.values()
     assert (folder / "preprocessor_config.json").read_text() == "{}"
+    assert "of the processor" in (folder / "chat_template.json").read_text()
     assert not (base / "preprocessor_config.json").exists()
 
 

@@ -185,6 +185,21 @@ def test_what_a_chat_template_writes_stays(tmp_path):
     assert [kept[number] for number in after] == before
 
 
+def test_a_token_that_the_settings_alone_call_added_stays(tmp_path):
+    base = folder(tmp_path)
+    file, last = base / "tokenizer_config.json", max(vocabulary.Tokenizer(base).texts) - 1  # the very last is added
+    settings, text = json.loads(file.read_text()), vocabulary.Tokenizer(base).texts[last]
+    settings["added_tokens_decoder"] = {**settings["added_tokens_decoder"], str(last): {"content": text}}
+    settings["added_tokens_decoder"]["9999"] = {"content": "without a row"}
+    file.write_text(json.dumps(settings))
+    (base / "added_tokens.json").write_text(json.dumps({text: last}))
+    assert vocabulary.Tokenizer(base).required[last] == "special"
+    output, kept = cut(base, 400, tiny.keeps(48, 48))
+    decoder = json.loads((output / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    assert decoder[str(kept.index(last))] == {"content": text} and "9999" not in decoder
+    assert json.loads((output / "added_tokens.json").read_text()) == {text: kept.index(last)}
+
+
 BUDGETS = {257: "257: 258 tokens of ", "1%": "1%: 258 tokens of ", 700: "has 700 tokens: give fewer", 5000: "5000: "}
 
 

@@ -16,6 +16,7 @@ from pruning.models.structures.base import Keeps
 WANTED = (
     *("config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json", "modeling_pruned.py"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.jinja"),
+    "chat_template.json",
 )
 SAID = (
     *("original", "achieved_sparsity", "widths", "counted"),

@@ -22,6 +22,8 @@ from pruning.models.structures.base import Keeps
 TEXT = "Question: Tom has 3 boxes of 12 pencils and gives 7 pencils away. How many pencils are left?\nAnswer: 3 x 12 ="
 HARD_TEXT = "It's 3.14159, WE'LL pay 1,234,567 €\n\n\tdef f(x):  return x**2  # naïve café, 日本語, कैसे, 👩‍💻 …!?\r\n "
 """Of everything that pre-tokenizers treat differently."""
+DIGITS = "a  12\n\n3. x\t \t45"
+"""Blanks before digits, which some take apart first."""
 NEW_TOKENS = 16
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}
 """Of a difference, as a share of the largest logit: the same weights, summed in another order."""
@@ -131,7 +133,7 @@ def in_llama_cpp(
     settings = {"n_ctx": length, "n_batch": length, "logits_all": True}
     settings |= dict.fromkeys(("type_k", "type_v"), llama_cpp.GGML_TYPE_F32)  # else what is cached is rounded too
     with llama.opened(file, "export", torch.get_num_threads(), **settings) as model:
-        for text in (TEXT, HARD_TEXT):
+        for text in (TEXT, HARD_TEXT, DIGITS):
             if (found := model.tokenize(text.encode(), special=True)) != tokenizer(text)["input_ids"]:
                 raise InputError(f"export: llama.cpp reads {text!r} as other tokens, {found}: not exported")
         model.eval(ids)

@@ -2,7 +2,6 @@
 
 import base64
 import importlib.util
-import json
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from pruning.core.errors import InputError, disk_trouble
+from pruning.core.errors import InputError, disk_trouble, within
 from pruning.core.files import REPLACE, read_object, reading, weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.*")
+NAMED_TEMPLATES = "additional_chat_templates/*.jinja"
+FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.*", NAMED_TEMPLATES)
 INDEX = "model.safetensors.index.json"
 OBJECTS = ("config.json", "generation_config.json", INDEX, "tokenizer*.json", "special_tokens_map.json")
 OBJECTS += ("added_tokens.json", "vocab.json", "chat_template.json")
@@ -103,17 +103,6 @@ def check_files(path: Path) -> None:
                 raise InputError(f"{file}: names {sorted(missing)[0]}, which is not there; {REPLACE}")
 
 
-def settle(directory: Path) -> None:
-    """Write LFM2's width of FFNs into config.json, where transformers computes it from another number."""
-    from pruning.models.checkpoint import Checkpoint, read_config  # torch is slow
-
-    config = read_config(directory)
-    if config.get("model_type") == "lfm2" and config.get("block_auto_adjust_ff_dim", True):
-        config.pop("block_ff_dim", None)
-        config |= {"intermediate_size": Checkpoint(directory).widths[0], "block_auto_adjust_ff_dim": False}
-        (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
 def _files(path: Path, patterns: Sequence[str]) -> list[Path]:
     return sorted({file for pattern in patterns for file in path.glob(pattern)})
 
@@ -131,7 +120,9 @@ def from_local(path: Path, output: Path) -> None:
     check_folder(path)
     check_files(path)
     for file in {*_files(path, FILES)} - _unread(path):
-        shutil.copyfile(file, output / file.name)
+        copy = output / file.relative_to(path)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, copy)
 
 
 def from_hub(repo: str, revision: str, output: Path) -> None:
@@ -169,12 +160,15 @@ def from_gguf(source: Source, output: Path) -> dict[str, Any] | None:
     Its parts are joined in a temporary file in `output`. Peak memory: less than all weights in that dtype and five
     float32 copies of the largest tensor (Qwen2.5-Coder-1.5B in bfloat16, which has 3.6 and 0.9 GB: 5.8 GB).
 
-    Raises InputError as `gguf_files` does, if the checksum is another one, or if transformers cannot read the file."""
+    Raises InputError as `gguf_files` does, if the checksum is another one, or if transformers cannot read the file, and
+    as gguf.imported.complete does."""
+    import gguf
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from pruning.core import artifacts
     from pruning.models import complete
+    from pruning.models.gguf import imported
 
     files = gguf_files(source)
     with joined(files, output) as file, fields_read_once():
@@ -190,6 +184,8 @@ def from_gguf(source: Source, output: Path) -> dict[str, Any] | None:
             )
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
             record = tied(model, file)
+            with within(f"{files[0]}: "):
+                imported.complete(model.config, tokenizer, gguf.GGUFReader(str(file)))
     model.save_pretrained(output)
     complete.refuse(output, found)
     tokenizer.save_pretrained(output)

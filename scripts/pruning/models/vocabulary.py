@@ -95,6 +95,7 @@ class Tokenizer:
         named: list[Any] = []
         for part in (*self.settings.values(), {key: self.content.get(key) for key in AROUND}):
             _renumbered(part, named.append)
+        named += [int(number) for numbers in _added(self.folder).values() for number in numbers]
         named += [self.numbers[self.content["model"]["unk_token"]]] if self.content["model"].get("unk_token") else []
         for why, numbers in (("special", [*self.added.values(), *named]), ("template", self._in_chat())):
             for number in numbers:
@@ -172,12 +173,22 @@ def _other_kind(content: Mapping[str, Any]) -> str | None:
 
 def _templates(folder: Path) -> Iterator[str]:
     """Yield the chat templates of a folder, wherever they are."""
-    for file in sorted({*folder.glob("*.jinja"), *folder.glob("additional_chat_templates/*.jinja")}):
+    for file in sorted(folder.glob("*.jinja")):
         with reading(file):
             yield file.read_text(encoding="utf-8")
     for file in (folder / "chat_template.json", folder / "tokenizer_config.json"):
         found = read_object(file).get("chat_template") if file.is_file() else None
         yield from [own["template"] for own in found] if isinstance(found, list) else [found] if found else []
+
+
+def _added(folder: Path) -> dict[str, Mapping[Any, Any]]:
+    """Return the numbers of added tokens -> the tokens, by the file, beside tokenizer.json, that has them."""
+    found = {}
+    if (file := folder / "tokenizer_config.json").is_file():
+        found[file.name] = read_object(file).get("added_tokens_decoder") or {}
+    if (file := folder / "added_tokens.json").is_file():
+        found[file.name] = {number: text for text, number in read_object(file).items()}
+    return found
 
 
 def _renumbered(part: Any, new: Callable[[int], int | None]) -> Any:
@@ -222,15 +233,13 @@ def files(folder: Path, kept: Kept) -> dict[str, dict[str, Any]]:
     new = {number: place for place, number in enumerate(kept)}
     if (folder / SETTINGS[1]).is_file():
         made[SETTINGS[1]] = settings(read_object(folder / SETTINGS[1]), kept)
-    if (folder / "tokenizer_config.json").is_file():
-        own = read_object(folder / "tokenizer_config.json")
-        if decoder := own.get("added_tokens_decoder"):
-            own["added_tokens_decoder"] = {str(new[int(key)]): token for key, token in decoder.items()}
-        made["tokenizer_config.json"] = own
-    if (folder / "added_tokens.json").is_file():
-        made["added_tokens.json"] = {
-            text: new[number] for text, number in read_object(folder / "added_tokens.json").items()
-        }
+    for name, tokens in _added(folder).items():
+        left = {new[int(number)]: token for number, token in tokens.items() if int(number) in new}
+        if name == "added_tokens.json":
+            made[name] = {text: number for number, text in left.items()}
+        else:
+            own = read_object(folder / name)
+            made[name] = own | ({"added_tokens_decoder": {str(key): left[key] for key in left}} if tokens else {})
     return made
 
 

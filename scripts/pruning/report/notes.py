@@ -146,7 +146,9 @@ def tests(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]
         }.get(of, f"the reference method, `{of}`, at {same}")
         if of not in (UNTUNED, UNCOMPENSATED, WITH_DENSE, *settings["methods"]):
             reference = f"{f'`{method}`' if method else 'the same method'} calibrated on `{text}`, at {same}"
-        named = ", ".join(f"{TESTS[kind]} for {kind}" for kind in pruned.loc[pruned["p_value"].notna(), "kind"].unique())
+        named = ", ".join(
+            f"{TESTS[kind]} for {kind}" for kind in pruned.loc[pruned["p_value"].notna(), "kind"].unique()
+        )
         found.append(
             f"n.s.: not significantly different from {reference} ({named}; p > {1 - settings['confidence']:.3g} after "
             f"Holm's adjustment over the {comparisons(pruned['compared'].max())} of this table; p-values are in the "

@@ -32,17 +32,16 @@ def parameters(writer: "GGUFWriter", config: "PretrainedConfig", own: Architectu
     else:
         writer.add_feed_forward_length(widths[0] if len(set(widths)) == 1 else list(widths))
     writer.add_head_count(config.num_attention_heads)
-    head = heads(writer, config)
+    heads(writer, config)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
     attention_span(writer, config, own)
     rope(writer, config, own)
     if (found := getattr(config, "hidden_activation", None) or config.hidden_act) != own.activation:
         raise InputError(f"gguf: llama.cpp's {own.name} has {own.activation} in its FFN, not {found}")
-    if getattr(config, "query_pre_attn_scalar", head) != head:
-        raise InputError(
-            f"gguf: query_pre_attn_scalar {config.query_pre_attn_scalar}: llama.cpp takes the head's {head}"
-        )
+    taken = query_scale(config, own.name)
+    if getattr(config, "query_pre_attn_scalar", taken) != taken:
+        raise InputError(f"gguf: query_pre_attn_scalar {config.query_pre_attn_scalar}: llama.cpp takes {taken}")
     if config.model_type == "granite":
         writer.add_attention_scale(config.attention_multiplier)
         writer.add_embedding_scale(config.embedding_multiplier)
@@ -58,6 +57,14 @@ def parameters(writer: "GGUFWriter", config: "PretrainedConfig", own: Architectu
     for cap in ("attn_logit_softcapping", "final_logit_softcapping"):
         if value := getattr(config, cap, None):
             getattr(writer, f"add_{cap}")(value)
+
+
+def query_scale(config: "PretrainedConfig", architecture: str) -> int:
+    """The square of what llama.cpp divides queries by: the head's size, but for the 27B of Gemma 2 and 3, which it
+    knows by their layers."""
+    if (architecture, config.num_hidden_layers) in (("gemma2", 46), ("gemma3", 62)):
+        return config.hidden_size // config.num_attention_heads
+    return head_size(config)
 
 
 def alternating(layers: int) -> list[str]:
@@ -91,8 +98,8 @@ def mixture(writer: "GGUFWriter", config: "PretrainedConfig", own: Architecture,
         writer.add_expert_shared_feed_forward_length(width)
 
 
-def heads(writer: "GGUFWriter", config: "PretrainedConfig") -> int:
-    """Write what attention has of keys and values. Returns the size of a head.
+def heads(writer: "GGUFWriter", config: "PretrainedConfig") -> None:
+    """Write what attention has of keys and values.
 
     DeepSeek's are projections of one short vector per token, which llama.cpp takes for the one key and value of all
     heads. Raises InputError for queries that it computes otherwise."""
@@ -110,7 +117,6 @@ def heads(writer: "GGUFWriter", config: "PretrainedConfig") -> int:
             writer.add_q_lora_rank(rank)
         writer.add_key_length_mla(config.qk_nope_head_dim + config.qk_rope_head_dim)
         writer.add_value_length_mla(config.v_head_dim)
-    return head
 
 
 def head_size(config: "PretrainedConfig") -> int:

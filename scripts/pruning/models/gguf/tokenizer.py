@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError
-from pruning.core.files import read_object
+from pruning.core.files import read_object, reading
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -53,7 +53,8 @@ def write(writer: "GGUFWriter", folder: Path, size: int) -> None:
         writer.add_tokenizer_pre(pre_tokenizer(content, folder))
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
-    special = gguf.SpecialVocab(folder, load_merges=not model.get("byte_fallback"), n_vocab=size)
+    with reading(folder, what="the special tokens of its settings cannot be read"):
+        special = gguf.SpecialVocab(folder, load_merges=not model.get("byte_fallback"), n_vocab=size)
     special.add_special_token = {"bos": False, "eos": False} | special.add_special_token  # else it depends on the name
     special.add_to_gguf(writer, quiet=True)
 

@@ -148,7 +148,9 @@ def notes(
     else:
         unit = "bits per byte" if entry["kind"] == "bits" else "perplexity per token"
         what = f"{unit}, lower is better, with a {level} t interval; tests are paired t over blocks of windows"
-    how = "A row with a type is evaluated as what its file holds, dequantised in the same harness; llama.cpp also rounds "
+    how = (
+        "A row with a type is evaluated as what its file holds, dequantised in the same harness; llama.cpp also rounds "
+    )
     how += "activations."
     if entry.get("backend") == "llama_cpp":
         how = "A row with a type is answered by llama.cpp on its file."
