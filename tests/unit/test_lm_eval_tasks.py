@@ -215,6 +215,18 @@ def test_a_hopeless_model_is_asked_no_further(lab, monkeypatch, right):
     assert outcome.result.get("stopped_early") == stopped
 
 
+def test_of_more_data_only_what_is_new_is_asked(lab, monkeypatch):
+    said, seen = speak({p["question"]: f"{p['answer']}\n\nQuestion:" for p in PROBLEMS}, lab), []
+    monkeypatch.setattr(generation, "greedy", lambda *args, **kw: (seen.append(len(args[1])), said(*args, **kw))[1])
+    source, counts = lab.path.with_name("task.yaml"), []
+    for problems in (PROBLEMS[1:], PROBLEMS, [PROBLEMS[0] | {"answer": "#### 3"}, *PROBLEMS[1:]]):
+        source.write_text(yaml.safe_dump(lab.definition("gsm_symbolic", problems)))
+        cache = kinds.Cache(lab.path.parent, "t", ["m"])
+        outcome = of_lm_eval.ask(lab.model, lab.tokenizer, settings(), source, cache)
+        counts.append((sum(seen), len(outcome.samples), outcome.samples["value"].sum()))
+    assert counts == [(2, 2, 2), (3, 3, 3), (3, 3, 2)]  # another reference answer is no other question
+
+
 def test_a_model_is_hopeless_where_it_is_by_every_metric_and_each_is_an_accuracy():
     frame = pd.DataFrame({"metric": ["a"] * 4 + ["b"] * 4, "value": [0.0] * 4 + [0, 1, 1, 1]})
     given = {"after": 4, "below": 0.7, "confidence": 0.99}

@@ -26,7 +26,7 @@ KINDS = ("generate_until", "loglikelihood", "loglikelihood_rolling")
 class AnswerFile(dict[str, dict[str, Any]]):
     """Maps a request's key, `key_of(kind, arguments)`, to its record {response, tokens?, finish?}, JSON-like.
 
-    The last part of the path's stem must be unique to the model, the task, its data and the library versions
+    The last part of the path's stem must be unique to the model, the task and the library versions
     (`artifacts.key_of` makes such names): each line's checksum covers it. `others` are files of the same, of tasks that
     ask fewer or more questions: they are read, never written. Lines that are broken, no longer what was written, or
     another model's are not believed: one printed line per file counts them."""

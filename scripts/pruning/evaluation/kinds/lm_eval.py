@@ -29,10 +29,10 @@ def ask(network, tokenizer, task: dict[str, Any], source: Path, cache: Cache, de
     backend = importlib.import_module(f"pruning.evaluation.backends.{task.get('backend') or 'hf'}")
     origin = backend.origin(network, tokenizer)
     answering = [artifacts.versions().get(library) for library in ("torch", "transformers", "lm_eval")]
-    own = (definition, asked, data, task["dtype"], *answering, *origin.items())
+    own = (definition, asked, task["dtype"], *answering, *origin.items())  # and no data: a key holds its whole prompt
     identity = artifacts.key_of(ANSWERS, *cache.model, *own)
     own_file = cache.folder / f".{cache.name}.{identity}.jsonl"
-    same = cache.folder.glob(f".*.{identity}.jsonl")  # of tasks that differ in `first` and `limit` alone
+    same = cache.folder.glob(f".*.{identity}.jsonl")  # of tasks that differ in `first`, `limit` and data alone
     answers = AnswerFile(own_file, sorted(file for file in same if file != own_file))
     lm = CachingLM(backend.lm(network, tokenizer, task["batch_size"]), answers)
     early = task.get("stop_early")
