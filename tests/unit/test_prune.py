@@ -23,6 +23,8 @@ import tiny
 from pruning.command import (
     config_file,
     decision,
+    efforts,
+    estimate,
     line,
     lm_eval_tasks,
     own_data,
@@ -35,6 +37,7 @@ from pruning.command import (
 from pruning.command.configuration import build, model_section, model_source, parameters_of, text
 from pruning.command.known import Known, Own
 from pruning.command.request import Request, budget_of, check, numbers
+from pruning.config.default import DEFAULT
 from pruning.core import artifacts, devices, locks, memory
 from pruning.core.errors import InputError
 from pruning.core.names import Variant
@@ -709,6 +712,9 @@ def test_what_was_edited_is_used_and_told_by_its_keys(written):
             "prune.yaml: tables.validation.tasks: models",
         ),
         ("    tasks:\n    - own\n", "    tasks:\n    - gsm_symbolic\n", "prune.yaml: tables.table1.tasks: no text, by"),
+        ("  models:\n  - m\n", "  models:\n  - m\n  - tiny-reasoner\n", "experiment.models: one model is shown: name"),
+        ("experiment:\n", "experiment:\n  name: x\n", "prune.yaml: experiment.name: results are read without"),
+        ("reference: dense", "reference: agf", "prune.yaml: tables.table1.reference: the page compares with `dense`"),
         (
             "    - own\n    paper",
             "    - own\n    - own@arithmetic\n    paper",
@@ -727,6 +733,42 @@ def test_mistakes_in_an_edited_file_are_named(written, old, new, message):
     with pytest.raises(InputError, match=message) as error:
         config_file.edited(written)
     assert "\n" not in str(error.value)
+
+
+def test_what_the_page_reads_is_not_left_out(tmp_path):
+    about = known(against=["q8_0", "Small"], methods={"agf": DEFAULT.method("agf").model_copy(update={"round_to": 32})})
+    about = replace(about, smaller={"small": about.model["m"] | {"source": {"kind": "local", "path": "Small"}}})
+    path = tmp_path / "prune.yaml"
+    for change, said in (
+        (lambda content: content.update(tradeoff=None), "tradeoff: size and speed are shown"),
+        (
+            lambda content: content["tables"]["smaller"].update(sparsities=[30]),
+            "tables.smaller: lacks agf at 20%, which table1 has: every model of table1 may be taken",
+        ),
+    ):
+        content = build(about, [20])
+        path.write_text(text(content, "me"))
+        assert config_file.edited(path)
+        change(content)
+        path.write_text(text(content, "me"))
+        with pytest.raises(InputError, match=said):
+            config_file.edited(path)
+
+
+def test_methods_of_an_edited_file_may_be_compared(tmp_path, monkeypatch):
+    content = made(methods={"mine": DEFAULT.method("wanda")})
+    (tmp_path / "prune.yaml").write_text(text(content, "me"))
+    mine = config_file.edited(tmp_path / "prune.yaml")
+    monkeypatch.setattr(efforts, "needs", lambda *given, **named: efforts.Needs(0, 0))
+    about = known(10**6, methods=["mine"], out=tmp_path, mine=mine)
+    found = ready.with_methods(
+        replace(about, request=replace(about.request, methods=("mine", "wanda"))), {"model_type": "llama"}, 48
+    )
+    assert found.methods["wanda"] is None and found.methods["mine"].score == "wanda"
+    (tmp_path / "mine.jsonl").write_text('{"text": "a"}\n')
+    for out in (tmp_path, tmp_path / "none"):
+        with pytest.raises(InputError, match="^--methods: unknown name 'mien'"):
+            ready.ready(Request("x/m", tmp_path / "mine.jsonl", out=out, methods=("mien",)))
 
 
 def test_an_edited_file_is_read_where_its_models_lie(tmp_path):
@@ -1210,6 +1252,22 @@ def test_a_recovered_model_stands_in_for_one_of_a_run_that_recovers_alone(tmp_pa
     assert str(prune.stand_in(about, {"standard": [20, 30]})) == found
 
 
+def test_a_plan_takes_no_sparsity_of_another_budget(tmp_path):
+    found = {"sparsity": 20, "kind": "bytes", "asked": "90%"}
+    for asked, taken in (("bytes=90%", {"agf": 20}), ("bytes=70%", {}), ("parameters=90%", {})):
+        about = known(out=tmp_path, budget=(asked,))
+        [path] = prune.budget_paths(about).values()
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        artifacts.write_json(tmp_path / path, found, "budget", {})
+        assert prune.found_before(about) == taken
+
+
+def test_a_job_takes_as_long_as_others_unless_what_is_counted_says_otherwise():
+    assert estimate.likely(None, 50, 3) == 53 and estimate.likely(None, None, 3) == 3
+    assert estimate.likely(60, 50, 3) == 60 and estimate.likely(60, None, 3) == 60
+    assert estimate.likely(7, 50, 3) == estimate.likely(300, 50, 3) == 53  # of fewer samples, or of more
+
+
 def test_sparsities_of_an_edited_configuration_are_those_that_a_budget_asks_for():
     tables = {"table1": [("a", 28), ("b", 10)], "validation": [("a", 37)]}
     config = SimpleNamespace(table=lambda name: SimpleNamespace(pruned=tables[name]))
@@ -1254,13 +1312,14 @@ def test_the_status_is_of_the_last_run_and_names_what_is_at_work(tmp_path):
     assert status_of(tmp_path, START) == [nothing]
     os.close(alive)  # as the kernel does when the process is killed
     assert status_of(tmp_path, *BEFORE, *RAN) == stopped
-    page = "there is no decision.html"
+    (tmp_path / "decision.html").touch()  # of an earlier run
+    page, written = "its page is not written", {"event": "page_written"}
     assert status_of(tmp_path, *BEFORE) == ["9 of 9 steps (100%) done", f"that step has ended, and {page}: {goes_on}"]
     assert status_of(tmp_path, *RAN, START, NOTHING) == [f"the last step has ended, and {page}: {goes_on}"]
-    (tmp_path / "decision.html").touch()
-    assert status_of(tmp_path, *BEFORE)[1:] == [f"the page is there: {tmp_path / 'decision.html'}"]
+    assert status_of(tmp_path, *BEFORE, written)[1:] == [f"the page is there: {tmp_path / 'decision.html'}"]
+    assert status_of(tmp_path, *BEFORE, written, START, NOTHING)[0].startswith("the last step has ended, and its page")
     assert status_of(tmp_path, START) == running.lines(running.read(tmp_path / "none"), tmp_path) == [nothing, goes_on]
-    assert status_of(tmp_path, *RAN, START, NOTHING) == ["all jobs have ended"]
+    assert status_of(tmp_path, *RAN, START, NOTHING, written) == ["all jobs have ended"]
 
 
 def test_the_status_names_the_run_and_the_progress_that_a_log_ends_with(tmp_path):

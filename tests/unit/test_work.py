@@ -217,6 +217,7 @@ TASKS = {
     "options": tasks.LmEvalTask(**GSM8K | {"definition": "aqua"}),
     "text": tasks.PerplexityTask(kind="perplexity", title="t", dataset="wikitext2", tokens=5000, divergence=True),
     "guessed": tasks.LmEvalTask(**GSM8K | {"definition": None}),  # prompts of 256 tokens
+    "other options": tasks.LmEvalTask(**GSM8K | {"definition": None, "max_gen_toks": None}),  # four of 256
     "unknown": tasks.LmEvalTask(**GSM8K | {"definition": None, "limit": None}),
     "unknown text": tasks.PerplexityTask(kind="perplexity", title="t", dataset="d"),
 }
@@ -235,6 +236,7 @@ def test_evaluations_by_hand(folder):
         ("alone", 100 * 1003, 20 * weights + cached * 600 * 1000),
         ("shared", 936 + 100 * 67, 20 * weights + cached * (20 * 936 + 600 * 64)),
         ("options", 100 * 133.5, 0),
+        ("other options", 100 * 1024, 0),
         ("guessed", 100 * 262, 20 * weights + cached * 600 * 259),
         ("text", 0, 0),  # the dense model's layers ran when its hidden states were kept
     ]:

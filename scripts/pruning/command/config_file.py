@@ -58,11 +58,30 @@ def edited(path: Path) -> Edited | None:
     for table in ("table1", "validation"):
         if not (content.get("tables") or {}).get(table):
             raise InputError(f"{path}: tables.{table}: missing, and `prune` shows that table: {remedy}")
+    kept = {
+        "experiment.models": (len(config.experiment.models) == 1, "one model is shown: name one"),
+        "experiment.name": (
+            config.experiment.name is None,
+            "results are read without a folder of their own: leave it out",
+        ),
+        "tradeoff": (config.tradeoff is not None, "size and speed are shown: leave the section as it was"),
+        **{
+            f"tables.{name}.reference": (config.table(name).reference == "dense", "the page compares with `dense`")
+            for name in ("table1", "validation")
+        },
+    }
+    for key, (right, said) in kept.items():
+        if not right:
+            raise InputError(f"{path}: {key}: {said}: {remedy}")
     chosen, shown = ({*config.table(name).pruned} for name in ("validation", "table1"))
     if missing := sorted(shown - chosen):
         method, sparsity = missing[0]
         lacks = f"lacks {method} at {sparsity}%, which table1 has"
         raise InputError(f"{path}: tables.validation: {lacks}: models are chosen by it: give both the same")
+    if "smaller" in config.tables_used and (missing := sorted(shown - {*config.table("smaller").pruned})):
+        method, sparsity = missing[0]
+        lacks = f"lacks {method} at {sparsity}%, which table1 has"
+        raise InputError(f"{path}: tables.smaller: {lacks}: every model of table1 may be taken: give both the same")
     tunings = {column.tuning for column in config.table("table1").columns}
     for name in ("table1", "validation"):
         there = {*config.table(name).columns}

@@ -85,12 +85,19 @@ def stages(run: work.Run, plan: Sequence[tuple[str, dict[str, str]]]) -> list[St
         took = [seconds.get((name, job.model, tasks_of(name, job.wildcards))) for job in jobs]
         counted, loads = [job.seconds for job in jobs], jobs[0].loads
         start = STARTING if loads else SHORT
-        expected = [own if own is not None else start + (of or 0) for own, of in zip(took, counted, strict=True)]
+        expected = [likely(own, of, start) for own, of in zip(took, counted, strict=True)]
         sums = [sum(each) if None not in each else None for each in (counted, took)]
         memory = max((job.memory for job in jobs if job.memory), default=None)
         written = sum(job.written or 0 for job in jobs)
         made.append(Stage(name, len(jobs), len(jobs) if loads else 0, memory, written, *sums, sum(expected)))
     return made
+
+
+def likely(took: float | None, counted: float | None, start: float) -> float:
+    """Return the seconds that a job may take: as long as others of its stage took, unless what is counted of this one
+    says that these were smaller or larger. start: what is not counted."""
+    guess = start + (counted or 0)
+    return took if took is not None and (counted is None or guess / 2 <= took <= 2 * guess) else guess
 
 
 app = typer.Typer(add_completion=False)

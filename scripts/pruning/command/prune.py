@@ -1,6 +1,7 @@
 """A configuration of the workflow, its run, a page to decide by, and the model to take."""
 
 import contextlib
+import json
 import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,8 @@ from pruning.analysis import costs
 from pruning.command import comparisons, config_file, configuration, decision, own_data, page, right_answers, words
 from pruning.command.known import Known
 from pruning.command.ready import ready, too_few_tokens
-from pruning.command.request import Request
-from pruning.command.running import CONFIG, LOG, PAGE, START, TEXT_PAGE, one_at_a_time, put, run
+from pruning.command.request import Request, budget_of
+from pruning.command.running import CONFIG, EVENTS, LOG, PAGE, PAGE_WRITTEN, START, TEXT_PAGE, one_at_a_time, put, run
 from pruning.core import artifacts, names
 from pruning.core.errors import InputError, within
 from pruning.data import datasets
@@ -52,7 +53,7 @@ def expected(known: Known) -> list["Stage"]:
     known = replace(known, own=right_answers.collect(known, ask=False)[0])
     sparsities, at = request.sparsities, dict.fromkeys(known.methods, request.sparsities)
     if request.budget:
-        sparsities = dict.fromkeys(known.methods, ASSUMED) | found_for(known)[1]
+        sparsities = dict.fromkeys(known.methods, ASSUMED) | found_before(known)
         at = {method: [sparsity] for method, sparsity in sparsities.items()}
     content = configuration.build(known, sparsities)
     put(out / START, configuration.text(content, "prune, before it runs"))
@@ -147,6 +148,8 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
     said = page.markdown(content)
     put(out / TEXT_PAGE, said)
     put(out / PAGE, page.html(content))
+    with (out / EVENTS).open("a") as events:
+        events.write(json.dumps({"event": PAGE_WRITTEN}) + "\n")
     return Result(models, out / target, said, [out / file for file in files])
 
 
@@ -218,6 +221,12 @@ def budget_paths(known: Known) -> dict[str, str]:
     place = {"model": known.alias, "calib": "own", "budget": configuration.BUDGET}
     methods = known.methods if known.request.budget else ()
     return {method: names.BUDGET.format(method=method, **place) for method in methods}
+
+
+def found_before(known: Known) -> dict[str, int]:
+    """Return the sparsities that an earlier run found for this budget; it may have looked for those of another."""
+    asked, (found, sparsities) = budget_of(known.request.budget), found_for(known)
+    return {method: sparsities[method] for method, each in found.items() if asked == {each["kind"]: each["asked"]}}
 
 
 def found_for(known: Known) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:

@@ -61,9 +61,9 @@ def ready(request: Request) -> Known:
         for name in {*dict(sources)} - {*mine.config.models}:
             print(f"{out / CONFIG}: models: does not name {name} of --against, which is left out", flush=True)
         sources = [(name, each) for name, each in sources if name in mine.config.models]
-    else:
-        with within("", kind=ValueError):
-            base.known("--methods", list(request.methods or ()), {*DEFAULT.method_names, *scores.installed()})
+    with within("", kind=ValueError):
+        there = {*DEFAULT.method_names, *scores.installed(), *(mine.config.methods if mine else ())}
+        base.known("--methods", list(request.methods or ()), there)
     known = Known(request, {alias: {}}, dict(sources), tasks, mine)
     first = {"models": {}, **configuration.OFF}
     for name, each in ((alias, source), *sources):
@@ -199,7 +199,8 @@ def with_methods(known: Known, shape: Mapping[str, Any], width: int) -> Known:
     equal = bool(request.files) and shape["model_type"] not in architectures.AS_DECI
     made = {each: efforts.method_for(efforts.read(each), shape, round_to, equal) for each in efforts.EFFORTS}
     named, notes = request.methods or (), []
-    found = {name: None if name in DEFAULT.method_names else Method(score=name) for name in named}
+    own = known.mine.config.methods if known.mine else {}
+    found = {name: None if name in DEFAULT.method_names else own.get(name) or Method(score=name) for name in named}
     if not found:
         own, notes = made[request.effort]
         found = {request.effort: own.model_copy(update={"score": IN_ROUNDS} if request.rounds else {})}

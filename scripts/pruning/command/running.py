@@ -18,9 +18,10 @@ START = ".prune-start.yaml"
 STATE = ".prune"
 """The folder of the lock that a run of `prune`, or a plan of one, has of `--out`: both write its data."""
 PAGE, TEXT_PAGE = "decision.html", "decision.md"
+PAGE_WRITTEN = "page_written"
+"""The event that ends a run, whose page it is; one of an earlier run may be there all the time."""
 
-
-NO_PAGE = f", and there is no {PAGE}: the same command as before goes on from here"
+NO_PAGE = ", and its page is not written: the same command as before goes on from here"
 
 
 def one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,12 +86,14 @@ def lines(events: Iterable[Mapping[str, Any]], out: Path) -> list[str]:
 
     events: the run's (core/plugins), with what the run is of."""
     left, failed, done, what = {}, {}, None, ""
-    for event in events:
+    *jobs, last = [*events] or [{"event": "no run"}]
+    there = last["event"] == PAGE_WRITTEN
+    for event in jobs if there else [*jobs, last]:
         what = f"{event['of']}: " if "of" in event else ""
         if event["event"] == "nothing_to_do":
             if locks.alive(out / STATE):
                 return ["at work: the next step is being prepared"]
-            return ["all jobs have ended"] if (out / PAGE).is_file() else [f"the last step has ended{NO_PAGE}"]
+            return ["all jobs have ended"] if there else [f"the last step has ended{NO_PAGE}"]
         if event["event"] == "job_info":
             left[event["jobid"]] = event
         elif event["event"] == "job_finished":
@@ -109,7 +112,6 @@ def lines(events: Iterable[Mapping[str, Any]], out: Path) -> list[str]:
     elif not failed and (left or not done):
         said += [f"stopped: {name_of(job)}" for job in left.values()] + ["the same command as before goes on from here"]
     elif not failed:
-        there = (out / PAGE).is_file()
         said.append(f"the page is there: {out / PAGE}" if there else f"that step has ended{NO_PAGE}")
     return said
 

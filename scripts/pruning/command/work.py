@@ -100,8 +100,8 @@ class Length(NamedTuple):
 
 
 def length_of(name: str, task: Any) -> Length | None:
-    """Return the length of a task, its longest answers', None where it is not known. Of one that says how much is asked
-    and answered, prompts are a guess."""
+    """Return the length of a task, its longest answers', None where it is not known. Of another one that says how much
+    is asked, prompts are a guess, and options in the place of answers as well."""
     known = sizes().get(task.dataset if task.kind == "perplexity" else task.definition or name)
     if task.kind == "perplexity":
         tokens = task.tokens or (known and known["context_tokens"])
@@ -109,7 +109,9 @@ def length_of(name: str, task: Any) -> Length | None:
             tokens /= BYTES
         return Length(1, tokens) if tokens else None
     if not known:
-        return Length(task.limit, PROMPT / 4, task.max_gen_toks) if task.limit and task.max_gen_toks else None
+        if not task.limit:
+            return None
+        return Length(task.limit, PROMPT / 4, task.max_gen_toks) if task.max_gen_toks else Length(task.limit, PROMPT)
     items = min(known["items"], task.limit or known["items"])
     if not known["answer_tokens"]:
         return Length(items, known["contexts"] * known["context_tokens"] + known["continuation_tokens"])
