@@ -25,7 +25,6 @@ def budget(
     from pruning.analysis import budgets
     from pruning.core import artifacts
 
-    cli.phase("start-up")
     found = budgets.met(settings, scores, base, cli.paths(evidence))
     artifacts.write_json(output, found, "budget", settings)
     cost = "{value:.6g} [{low:.6g}, {high:.6g}]".format(**found["cost"])

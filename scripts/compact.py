@@ -23,7 +23,6 @@ def compact(
     from pruning.methods import tokens
     from pruning.methods.compact import Pruning
 
-    cli.phase("start-up")
     pruning, cut = Pruning.read(model, mask, settings["compensate"], evidence), {}
     if data:
         kept, said = tokens.chosen(model, data, settings)

@@ -32,7 +32,6 @@ def evaluate(
     from pruning.evaluation.kinds import Cache
     from pruning.methods.variants import Parts
 
-    cli.phase("start-up")
     sources, dense = cli.paths(source), cli.paths(states)
     parts = Parts.of(variant)
     what, pruned = parts.identity(), parts.pruned()
@@ -47,7 +46,6 @@ def evaluate(
     def ask(backend: str, tasks: dict[str, dict]) -> None:
         own = importlib.import_module(f"pruning.evaluation.backends.{backend}")
         with own.opened(parts, next(iter(tasks.values()))) as (network, tokenizer):
-            cli.phase("load")
             for name, task in tasks.items():
                 try:
                     cache = Cache(output, name, what)

@@ -31,7 +31,6 @@ def export(
     from pruning.report import card
     from pruning.report.measures import measures
 
-    cli.phase("start-up")
     made, dense = artifacts.read_json(manifest, "compact"), base.parent
     with artifacts.atomic_directory(output) as directory:
         wanted, checks = folders.write(directory, model, adapter, settings["dtype"])

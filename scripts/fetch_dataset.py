@@ -9,7 +9,6 @@ def fetch_dataset(settings: cli.Settings, split: str, output: Path) -> None:
     from pruning.core import artifacts, chain, hub
     from pruning.data import datasets
 
-    cli.phase("start-up")
     if settings["kind"] == "generated":
         origin, records = f"generated {split}", datasets.generated(settings, split)
     elif settings["kind"] == "local":

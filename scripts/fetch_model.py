@@ -22,7 +22,6 @@ def fetch_model(
     from pruning.models.checkpoint import Checkpoint, read_config
     from pruning.models.families import TOP_K
 
-    cli.phase("start-up")
     head = None
     with artifacts.atomic_directory(output.parent) as directory, naming(directory, settings):
         if settings["kind"] == "local":

@@ -17,9 +17,7 @@ def hidden_states(settings: cli.Settings, model: Path, source: Path, output: Pat
     from pruning.evaluation.kinds import perplexity
 
     torch.set_num_threads(threads)
-    cli.phase("start-up")
     states = perplexity.dense_states(model, settings, source)
-    cli.phase("load")
     content = {"model": artifacts.file_hash(model / "manifest.json")}
     layer_files.write(output.with_suffix(""), output, dense.KIND, settings, states, content)
 

@@ -22,7 +22,6 @@ def mask(
     from pruning.core import artifacts
     from pruning.methods import allocation
 
-    cli.phase("start-up")
     frame = artifacts.read_parquet(scores, "scores")
     problem = allocation.read_problem(frame, base, settings.get("min_keep"), cli.paths(evidence))
     found, units = allocation.mask(frame, problem, sparsity, settings)

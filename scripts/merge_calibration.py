@@ -10,7 +10,6 @@ def merge_calibration(settings: cli.Settings, shard: list[Path], output: Path) -
     from pruning.calibration import columns
     from pruning.core import artifacts
 
-    cli.phase("start-up")
     for name, keys in columns.SHARDED.items():
         frames = (artifacts.read_parquet(folder / f"{name}.parquet", name) for folder in shard)
         artifacts.write_parquet(output / f"{name}.parquet", columns.merge(frames, keys), name, settings)

@@ -24,10 +24,8 @@ def recover(
     from pruning.core import artifacts, out_of_memory
     from pruning.evaluation import recovery
 
-    cli.phase("start-up")
     tuned, taught, sequences, pad = recovery.opened(model, data, settings, teacher)
     optimizer = torch.optim.AdamW([*recovery.trained(tuned).values()], lr=settings["learning_rate"], weight_decay=0.0)
-    cli.phase("load")
 
     origins = [manifest, data, *([teacher / "manifest.json"] if teacher else [])]
     identity = artifacts.key_of(*map(artifacts.file_hash, origins), settings)

@@ -21,7 +21,6 @@ def score(
     from pruning.core import artifacts
     from pruning.methods import masks, scoring
 
-    cli.phase("start-up")
     progress, structures = partial(tqdm, mininterval=5), structure or [masks.NEURONS]
     found = scoring.scored_from(settings, structures, cli.paths(evidence), model, progress, print)
     artifacts.write_parquet(output, found, "scores", settings)

@@ -24,7 +24,6 @@ def timing(
     from pruning.core import artifacts, out_of_memory
     from pruning.methods.variants import Parts
 
-    cli.phase("start-up")
     parts = {own.pop("variant"): Parts.of(own) for own in map(json.loads, variant or ())}
     clock, prompt = settings["clock"], settings["prompt_tokens"]
     with out_of_memory.advise(f"`{clock}.prompt_tokens: {prompt}`: lower it, or take a smaller dtype"):

@@ -16,7 +16,6 @@ def to_gguf(
     from pruning.methods.variants import Parts
     from pruning.report import card
 
-    cli.phase("start-up")
     if variant is not None:
         print(gguf_files.of_variant(Parts.of(variant), output, settings, threads))
         return

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.analysis import timing
-from pruning.core import artifacts, cli, out_of_memory
+from pruning.core import artifacts, out_of_memory
 from pruning.methods import allocation
 from pruning.methods.budget import Cost, least, nothing, unmet
 
@@ -30,7 +30,6 @@ def met(settings: Mapping[str, Any], scores: Path, base: Path, evidence: Mapping
     advice = f"two models and `prompt_tokens: {settings.get('prompt_tokens')}` of the budget: lower it"
     with out_of_memory.advise(advice):
         candidates = timing.candidates(base.parent, kind, settings["compensate"] == "bias", settings)
-        cli.phase("load")
         dense = candidates.dense
         target = settings["value"] * dense if settings["share"] else settings["value"]
         if target >= dense:

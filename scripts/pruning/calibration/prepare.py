@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pruning.core import cli, layer_files
+from pruning.core import layer_files
 from pruning.core.errors import InputError
 from pruning.data import text
 from pruning.data.text import Sequences
@@ -79,14 +79,12 @@ def loaded(
 
     Raises InputError if `stage` (None: the weights alone) does not fit into memory."""
     torch.set_num_threads(threads)
-    cli.phase("start-up")
     made = batches(data, tokenizers.load(model), settings)
     if stage:
         rows, length = max((batch.ids.shape for batch in made), key=math.prod)
         own = {**settings, "micro_batch": rows, "sequence_length": length}
         rehearsal.must_fit(model, settings["dtype"], stage, own)
     network, tokenizer = dense(model, settings)
-    cli.phase("load")
     return network, tokenizer, made
 
 

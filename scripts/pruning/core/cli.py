@@ -4,7 +4,6 @@ import inspect
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
@@ -45,19 +44,18 @@ def run(stage: Callable[..., None]) -> None:
     Bad input or a full disk ends in one line on stderr and exit code 1."""
 
     @wraps(stage)
-    def timed(**arguments) -> None:
+    def run_stage(**arguments) -> None:
         if "threads" in arguments:
             set_threads(arguments["threads"])
         else:
             check_gpus()
         stage(**arguments)
-        phase("compute")
 
     signature = inspect.signature(stage)
     options = [each.replace(annotation=_option(each.annotation)) for each in signature.parameters.values()]
-    timed.__signature__ = signature.replace(parameters=options)
+    run_stage.__signature__ = signature.replace(parameters=options)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(timed)
+    app.command()(run_stage)
     with one_line():
         app()
 
@@ -91,14 +89,3 @@ def check_gpus() -> None:
         os._exit(min(torch.cuda.device_count(), asked) if torch.cuda.is_available() else 0)
     if (usable := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])) != asked:
         raise InputError(f"{asked} GPUs requested: {gpu_request.refusal(max(usable, 0))}")
-
-
-_last = time.monotonic()
-
-
-def phase(ended: str) -> None:
-    """Log how long the phase that ends here took (`start-up`, `load`, `compute`), for benchmarks/overhead.py."""
-    global _last
-    now = time.monotonic()
-    print(f"phase {ended} {now - _last:.2f} s", flush=True)
-    _last = now

@@ -8,7 +8,7 @@ from typing import Any
 from lm_eval.models.utils import postprocess_generated_text
 from transformers import GenerationConfig
 
-from pruning.core import artifacts, cli, out_of_memory
+from pruning.core import artifacts, out_of_memory
 from pruning.core.errors import InputError
 from pruning.evaluation.degeneration import extract_answer, final_loop, repetition
 from pruning.methods.variants import Parts
@@ -33,7 +33,6 @@ def write(files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) ->
     prompts, targets = texts(artifacts.read_table(data, "dataset").to_pylist(), data, settings)
     network, tokenizer = parts.load(settings["dtype"])
     packing.pack(network)
-    cli.phase("load")
     asked = in_chat_format(tokenizer, prompts) if settings.get("chat_template") else prompts
     with out_of_memory.advise(f"`cases: items`: {len(prompts)} are generated at once: name fewer"):
         generated = generate(network, tokenizer, asked, settings["tokens"])
