@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.core import arguments
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, within
 
 if TYPE_CHECKING:  # all of this is slow: it is imported where it is used
     import numpy as np
@@ -97,7 +97,7 @@ def calibrate(
     batches, tables, matrices = prepare.as_batches(batches), {}, {}
     structures = of_model(structures, families.of(model))
     arguments.token_ids(batches, model.get_input_embeddings().weight.shape[0])
-    if "experts" in structures and {*needs} != {"statistics"}:
+    if families.of(model).mixture and {*needs} != {"statistics"}:
         raise InputError(f"needs: of a mixture of experts `statistics` are measured, not {', '.join(needs)}")
     with in_memory.frozen(model):
         for name in structures:
@@ -150,13 +150,17 @@ def score(
     arguments.known("score", changes, [key for key in settings if key != "score"])
     arguments.known("normalise", [changes.get("normalise", "none")], scoring.NORMALISATIONS)
     base = Loaded(model)
-    if not isinstance(statistics, Statistics):
-        raise InputError(f"statistics: a {type(statistics).__name__}: give what `calibrate` returns")
+    _check_statistics(statistics)
     if "statistics" in statistics.tables:
         measured = [len(own) for own in masks.by_layer(statistics.neurons, "unit", base.layers)]
         if measured != (own := base.channels(base.main.name)):
             raise InputError(f"statistics: of another model: layer widths {measured}, not {own}")
     structures = of_model(structures, base.family)
+    for name in structures:
+        if (moments := statistics.matrices.get(kind_of("second_moments", name))) is not None:
+            measured = [len(own["fit"]) for own in moments]
+            if measured != (own := base.channels(name)):
+                raise InputError(f"statistics: of another model: second moments of {measured} inputs, not {own}")
 
     def read(index: int, name: str, kind: str) -> Mapping[str, Any]:
         return statistics.matrices[kind_of(kind, name)][index]
@@ -206,10 +210,23 @@ def allocate(
         raise InputError(
             f"scheme: {scheme!r} needs the measured cost of removals: give `measured` (methods/sensitivity.py)"
         )
-    if latencies is None and latency_table.per_of(method["options"]) != latency_table.PARAMETERS:
+    if measured is not None:
+        arguments.finite("measured", measured["divergence"])
+    with within("options: ", kind=ValueError):
+        per = latency_table.per_of(method["options"])
+    if latencies is None and per != latency_table.PARAMETERS:
         raise InputError(f"options: {method['options']} allocate by speed: give `latencies` (methods/latency_table.py)")
-    widths = [len(own) for own in masks.by_layer(masks.of(scores, masks.structures_of(scores)[0]), "score")]
-    layers = statistics.layers if statistics else None
+    layers = None
+    if statistics is not None:
+        _check_statistics(statistics)
+        layers = statistics.tables.get("layers")
+    [main, *_] = masks.structures_of(scores)
+    depth = 0 if layers is None else len(layers)  # of the last layers no neuron may be left
+    widths = [len(own) for own in masks.by_layer(masks.of(scores, main), "score", depth)]
+    if depth and main == "ffn":
+        own = [len(own) for own in masks.by_layer(statistics.neurons, "unit", depth)]
+        if own != widths:
+            raise InputError(f"statistics: of another model than the scores: layer widths {own}, not {widths}")
     original = {"original": {"widths": widths}}
     problem = allocation.problem_of(scores, layers, original, min_keep, measured, latencies)
     return allocation.mask(scores, problem, round(100 * float(sparsity), 9), method)[0]
@@ -264,6 +281,7 @@ def reconstruct(
 
     arguments.known("scheme", [scheme], choices("methods/compensation"))
     batches, keeps, plan = prepare.as_batches(batches), _keeps(model, mask), Training().model_dump()
+    arguments.token_ids(batches, model.get_input_embeddings().weight.shape[0])
     pruning = Pruning.fitted(
         Loaded(model), keeps, scheme, lambda: evidence.of_model(model, batches, keeps, scheme, plan)
     )
@@ -330,10 +348,16 @@ def prune(
     return Result(made.models, made.folder, made.page)
 
 
+def _check_statistics(given: Any) -> None:
+    if not isinstance(given, Statistics):
+        raise InputError(f"statistics: a {type(given).__name__}: give what `calibrate` returns")
+
+
 def _keeps(model: PreTrainedModel, mask: pd.DataFrame) -> dict[str, list[np.ndarray]]:
     from pruning.methods import masks
     from pruning.models.checkpoint import Loaded
 
     arguments.columns("mask", mask, ("layer", "unit", "keep"), "allocate")
     arguments.flags("mask", mask["keep"])
+    mask = mask.assign(keep=mask["keep"].astype(bool))  # rows are taken by it, and 0 and 1 would be their numbers
     return masks.keeps_of(mask, f"mask: not one of this {type(model).__name__}", Loaded(model))

@@ -16,7 +16,7 @@ import pruning
 import tiny
 from pruning import allocate, calibrate, compact, load, reconstruct, score
 from pruning.core.errors import InputError
-from pruning.methods import scores
+from pruning.methods import scores, scoring
 from workspace import code_below
 
 IDS = [torch.randint(1, 200, (4, 12), generator=torch.Generator().manual_seed(n)) for n in range(3)]
@@ -144,6 +144,19 @@ PADDED = {"input_ids": IDS[0], "attention_mask": torch.arange(12).expand(4, 12) 
 SHORT = {"input_ids": IDS[0], "labels": IDS[0][:1]}
 OTHER = tiny.keeps(40, 40, groups=[[1, 0, 1], [1, 1, 0]])
 OUTSIDE = torch.tensor([[1, 2, 257, 5]])
+INSIDE = {"structures": ["expert_neurons"]}
+
+
+def removals(divergence: float = 1.0, **options) -> dict:
+    """Of `allocate`, for a scheme that looks at the measured cost of removals."""
+    measured = pd.DataFrame({"layer": [0], "kept": [48], "divergence": [divergence]})
+    return {"scheme": "sensitivity", "measured": measured, "options": options}
+
+
+def matrices(statistics):
+    return replace(statistics, tables={})
+
+
 REFUSED = {
     "needs: unknown 'gradients'; known: output_gradients, ": lambda m, s: calibrate(m, IDS, needs=["gradients"]),
     "objectives: unknown 'loss'; known: ce, energy": lambda m, s: calibrate(m, IDS, ["loss"]),
@@ -186,6 +199,15 @@ REFUSED = {
     "statistics: a DataFrame: give what `calibrate` returns": lambda m, s: score("rku", s.neurons, m),
     "needs: give a list, as ['statistics']": lambda m, s: calibrate(m, IDS, needs="statistics"),
     "batch 1: token ids from 1 to 257, and the model has 0 to 256": lambda m, s: calibrate(m, [IDS[0], OUTSIDE]),
+    "token ids from 1 to 257": lambda m, s: reconstruct(compact(m, cut(m, s)), m, [*IDS, OUTSIDE], cut(m, s)),
+    "statistics: a DataFrame: give": lambda m, s: allocate(score("rku", s, m), 0.3, "global", s.neurons),
+    "per: unknown 'x'; known: parameters": lambda m, s: allocate(score("rku", s, m), 0.3, **removals(per="x")),
+    "measured: NaN, Inf, or no number": lambda m, s: allocate(score("rku", s, m), 0.3, **removals(np.nan)),
+    "damping 0: give a number above 0": lambda m, s: score("obs", s, m, options={"damping": 0}),
+    "second moments of [48, 48] inputs, not [34": lambda m, s: score("obs", matrices(s), compact(m, cut(m, s))),
+    "needs: of a mixture of experts": lambda m, s: calibrate(
+        tiny.of_family("mixtral"), IDS, needs=NEEDS[1:2], **INSIDE
+    ),
     "scores: lacks the columns layer, unit, score: give what `score` returns": lambda m, s: allocate(s, 0.3),
     "scores: NaN, Inf, or no number in `score`": lambda m, s: allocate(s.neurons.assign(score=np.nan), 0.3),
     "scores: NaN, Inf, or no": lambda m, s: allocate(s.neurons.assign(score="a"), 0.3),
@@ -208,6 +230,62 @@ def test_bad_input_is_named(model, statistics, words):
     with pytest.raises(InputError) as error:
         REFUSED[words](model, statistics)
     assert words in str(error.value)
+
+
+def test_masks_of_numbers_are_masks(model, statistics):
+    mask = allocate(score("rku_global", statistics, model), 0.3, "global")
+    numbers = mask.assign(keep=mask["keep"].astype(int))
+    both = [reconstruct(compact(model, own), model, IDS, own, "bias") for own in (mask, numbers)]
+    assert same(*map(state, both))
+
+
+def test_schemes_take_statistics_without_a_table_of_layers(model):
+    found = calibrate(model, IDS, needs=("second_moments", "output_gradients"))
+    scored = score("obs", found, model)
+    assert allocate(scored, 0.3, "global", found).equals(allocate(scored, 0.3, "global"))
+    with pytest.raises(InputError, match="cfsp"):
+        allocate(scored, 0.3, "cfsp", found)
+
+
+@pytest.mark.parametrize("scheme", ["cfsp", "cfsp_refill"])
+def test_the_last_layer_may_have_no_neurons(model, statistics, scheme):
+    mask = allocate(score("wanda", statistics, model), 0.01, "uniform")
+    mask["keep"] = mask["layer"] == 0
+    small = compact(model, mask)
+    found = calibrate(small, IDS)
+    left = allocate(score("wanda", found, small), 0.3, scheme, found).groupby("layer")["keep"].agg(["sum", "size"])
+    assert left.index.tolist() == [0] and 0.6 < (left["sum"] / left["size"]).item() < 0.8
+    with pytest.raises(InputError, match="statistics: of another model than the scores: layer widths"):
+        allocate(score("wanda", found, small), 0.3, scheme, statistics)
+
+
+def test_a_score_below_zero_ranks_as_it_says(model, statistics):
+    def negated(layer):
+        return -1 / (1e-9 + layer["act_sq_sum"])
+
+    masks = [allocate(score(negated, statistics, model, normalise=own), 0.5) for own in scoring.NORMALISATIONS]
+    assert all(own.equals(masks[0]) for own in masks)
+
+
+def test_the_mask_of_other_groups_is_another_mask(model, statistics):
+    scored = score("wanda", statistics, model, structures=("ffn", "kv_groups"))
+    mask = allocate(scored, 0.2, "joint")
+    groups = mask[(mask["structure"] == "kv_groups") & (mask["layer"] == 0)].index
+    mask.loc[groups, "keep"] = [True, False]
+    other = mask.copy()
+    other.loc[groups, "keep"] = [False, True]
+    with pytest.raises(InputError, match="small: layer 0 has other kv_groups than the mask keeps"):
+        reconstruct(compact(model, mask), model, IDS, other)
+
+
+def test_nan_is_named_before_it_is_fitted(model, statistics):
+    mask = allocate(score("wanda", statistics, model), 0.3)
+    broken = copy.deepcopy(model)
+    broken.model.layers[0].mlp.up_proj.weight.data[0] = float("nan")
+    small = compact(broken, mask)
+    for scheme in ("ridge_sequential", "ridge_attention"):
+        with pytest.raises(InputError, match="NaN or Inf after layer 0"):
+            reconstruct(small, broken, IDS * 2, mask, scheme)
 
 
 def test_prune_asks_for_what_the_command_would(monkeypatch):

@@ -181,6 +181,18 @@ def test_walking_downhill_finds_what_asking_all_finds(tokens, seed):
     assert least_squares.fitted(*own)[1]["held_out_error"] == min(errors)
 
 
+def test_no_fit_is_worse_on_held_out_samples_than_none():
+    """Where errors have two valleys, that of the walk may lie above no change."""
+    values = {0: 1.0, 1: 1.2, 2: 1.3, 3: 1.2, 4: 1.1, 5: 1.2, 6: 1.3, 7: 1.4}
+    assert least_squares.lowest(range(8), values.get) == 4
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        tokens, keep = rng.integers(3, 9, 2), np.arange(8) < 5
+        own = [summed(rng.normal(size=(4, 8)), keep, rng.normal(size=(count, 8))) for count in tokens]
+        record = least_squares.fitted(*own)[1]
+        assert record["held_out_error"] <= record["held_out_error_uncompensated"]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_few_tokens_of_noise_are_left_alone_and_many_of_structure_are_fitted(seed):
     n, keep = 60, np.arange(60) < 40

@@ -13,6 +13,7 @@ from test_second_moments import MODELS, micro_batches
 import tiny
 from pruning.calibration import prepare, second_moments
 from pruning.core import artifacts
+from pruning.core.errors import InputError
 from pruning.methods import sensitivity
 from pruning.methods.compensation import ridge
 from pruning.models import tokenizers
@@ -90,6 +91,14 @@ def test_what_is_left_is_refitted_where_there_is_a_fit():
     layer, width, found = list(sensitivity.layers(own))[10]
     widths = [width if n == layer else N for n in range(3)]
     assert found == pytest.approx(brute_force(own, dense, widths, 2), rel=2e-3)
+
+
+@pytest.mark.parametrize("search", [sensitivity.layers, sensitivity.greedy])
+def test_a_model_that_overflows_is_refused_by_its_layer(search):
+    own = probe()
+    own.model.model.layers[1].mlp.down_proj.weight.data[:] = 3e38
+    with pytest.raises(InputError, match=r"NaN or Inf with layer \d pruned: check the weights, or use a wider dtype"):
+        list(search(own))
 
 
 def test_passes_are_counted():

@@ -265,6 +265,12 @@ class Pruning:
         for layer, own in enumerate(self.keeps[NEURONS]):
             if not np.array_equal(left.matrix(layer, "up"), self.base.matrix(layer, "up")[own]):
                 raise InputError(f"small: layer {layer} has other neurons than the mask keeps: {remedy}")
+        for name in self.keeps.keys() - {NEURONS}:
+            for layer, own in enumerate(self.keeps[name]):
+                whole = self.base.matrix(layer, "down", name)
+                kept = np.repeat(own, whole.shape[1] // len(own))
+                if not np.array_equal(left.matrix(layer, "down", name), whole[:, kept]):
+                    raise InputError(f"small: layer {layer} has other {name} than the mask keeps: {remedy}")
 
     def _prefix(self, layer: int) -> str:
         """What names of a layer's tensors begin with."""

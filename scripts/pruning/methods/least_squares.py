@@ -27,6 +27,11 @@ class Sums:
     missing: float  # Σ ‖e‖²
     whole: float  # Σ ‖y‖² of the wanted output y, what errors are relative to
 
+    @property
+    def finite(self) -> bool:
+        """Whether no token made a sum NaN or infinite."""
+        return bool(np.isfinite([self.inner.trace(), self.outer.sum(), self.missing, self.whole]).all())
+
     def error(self, change: np.ndarray) -> float:
         """sqrt(Σ ‖e - D x‖² / Σ ‖y‖²)."""
         left = self.missing - 2 * np.vdot(change, self.outer) + squared_norm(change, self.inner)
@@ -34,14 +39,14 @@ class Sums:
 
 
 def fitted(fit: Sums, held_out: Sums) -> tuple[np.ndarray, dict[str, Any]]:
-    """D [d, k] of all tokens, with the λ whose fit on the one part has the least error on the other, the strongest of
-    equals; and a record of both."""
+    """D [d, k] of all tokens, with the λ whose fit on the one part has the least error on the other that `lowest`
+    finds, and no more than no change has; and a record of both."""
 
     @cache
     def error(relative: float) -> float:
         return held_out.error(changed(fit.inner, fit.outer, relative))
 
-    chosen = lowest(LAMBDAS, error)
+    chosen = min(lowest(LAMBDAS, error), LAMBDAS[0], key=error)  # a valley beside the least one may be above no change
     change = changed(fit.inner + held_out.inner, fit.outer + held_out.outer, chosen)
     return change, {
         "lambda": "inf" if chosen == math.inf else chosen,

@@ -68,6 +68,9 @@ def measure(job: Measurement) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
 
 
+NOT_FINITE = "NaN or Inf after layer {}: check the weights, or use a wider dtype"
+
+
 def refit(
     model: nn.Module,
     batches: Sequence[Batch],
@@ -136,7 +139,10 @@ def refit(
                     missing, weight = target - present, counts[number]
                     for part, rows in parts(batch).items():
                         sums[part].add(x[rows], missing[rows], target[rows], weight[rows])
-                change, records[label] = least_squares.fitted(*(own.sums() for own in sums.values()))
+                parts_of = [own.sums() for own in sums.values()]
+                if not all(own.finite for own in parts_of):
+                    raise InputError(NOT_FINITE.format(index))
+                change, records[label] = least_squares.fitted(*parts_of)
                 weights[label] = module.weight.float().cpu() + torch.from_numpy(change).float()
                 with torch.no_grad():
                     module.weight.copy_(weights[label])
@@ -154,7 +160,7 @@ def refit(
                 pruned[number] = layerwise.run(model, layer, batch, pruned[number])
         memory.give_back()
         if not all(bool(torch.isfinite(hidden).all()) for hidden in pruned):
-            raise InputError(f"NaN or Inf after layer {index}: check the weights, or use a wider dtype")
+            raise InputError(NOT_FINITE.format(index))
         yield weights, records
 
 

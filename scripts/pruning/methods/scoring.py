@@ -35,11 +35,11 @@ def none(scores: np.ndarray) -> np.ndarray:
 
 def layer_sum(scores: np.ndarray) -> np.ndarray:
     """RKU_c = U_c / (sum_j U_j + eps): the paper's Eq. 2, "Fisher trace normalization"."""
-    return scores / (scores.sum() + EPSILON)
+    return scores / (np.abs(scores).sum() + EPSILON)  # no preset's are negative, a user's may be
 
 
 def layer_mean(scores: np.ndarray) -> np.ndarray:
-    return scores / (scores.mean() + EPSILON)
+    return scores / (np.abs(scores).mean() + EPSILON)
 
 
 def layer_l2(scores: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from pruning.calibration import footprint, layerwise, second_moments
 from pruning.calibration.prepare import Batch, Measurement, first_samples
 from pruning.core import artifacts, layer_files
+from pruning.core.errors import InputError
 from pruning.methods import allocation, masks
 from pruning.methods.allocation import levels, ranking
 from pruning.methods.compensation import ridge
@@ -93,7 +94,10 @@ class Probe:
             site.weight = own
         each = zip(self.wanted, *ends, strict=True)
         apart = [head.divergences_of(self.model, end, wanted).double() for wanted, *end in each]
-        return torch.cat(apart, dim=1).mean(dim=1).cpu().numpy()
+        found = torch.cat(apart, dim=1).mean(dim=1).cpu().numpy()
+        if not np.isfinite(found).all():
+            raise InputError(f"NaN or Inf with layer {layer} pruned: check the weights, or use a wider dtype")
+        return found
 
     @torch.inference_mode()
     def ends(self, layer: int, states: States) -> list[Tensor]:

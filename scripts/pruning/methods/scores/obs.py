@@ -18,6 +18,8 @@ def score(layer: Layer, damping: float = 1e-3, metric: str = "fisher") -> np.nda
     `output`: half the squared error of the FFN's, or of attention's, output."""
     if metric not in ("fisher", "output"):
         raise ValueError(f"unknown metric {metric!r}; known: fisher, output")
+    if not damping > 0:
+        raise ValueError(f"damping {damping}: give a number above 0")
     import torch  # planning reads REQUIRES
 
     from pruning.methods import surgeon
