@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.core import arguments
-from pruning.core.errors import InputError, within
+from pruning.core.errors import InputError
 
 if TYPE_CHECKING:  # all of this is slow: it is imported where it is used
     import numpy as np
@@ -137,7 +137,7 @@ def score(
     unit. Source: methods/scoring.py."""
     from pruning.config.default import DEFAULT
     from pruning.core.layer_files import kind_of
-    from pruning.methods import masks, scores, scoring
+    from pruning.methods import scores, scoring
     from pruning.models.checkpoint import Loaded
     from pruning.models.structures import of_model
 
@@ -150,17 +150,9 @@ def score(
     arguments.known("score", changes, [key for key in settings if key != "score"])
     arguments.known("normalise", [changes.get("normalise", "none")], scoring.NORMALISATIONS)
     base = Loaded(model)
-    _check_statistics(statistics)
-    if "statistics" in statistics.tables:
-        measured = [len(own) for own in masks.by_layer(statistics.neurons, "unit", base.layers)]
-        if measured != (own := base.channels(base.main.name)):
-            raise InputError(f"statistics: of another model: layer widths {measured}, not {own}")
+    arguments.returned("statistics", statistics, Statistics, "calibrate")
     structures = of_model(structures, base.family)
-    for name in structures:
-        if (moments := statistics.matrices.get(kind_of("second_moments", name))) is not None:
-            measured = [len(own["fit"]) for own in moments]
-            if measured != (own := base.channels(name)):
-                raise InputError(f"statistics: of another model: second moments of {measured} inputs, not {own}")
+    scoring.check_model(statistics.tables, statistics.matrices, structures, base)
 
     def read(index: int, name: str, kind: str) -> Mapping[str, Any]:
         return statistics.matrices[kind_of(kind, name)][index]
@@ -206,27 +198,16 @@ def allocate(
     arguments.share("min_keep", 0 if min_keep is None else min_keep)
     arguments.count("round_to", round_to)
     method = {"allocate": scheme, "options": dict(options or {}), "round_to": round_to}
-    if measured is None and allocation.search_of(scheme):
-        raise InputError(
-            f"scheme: {scheme!r} needs the measured cost of removals: give `measured` (methods/sensitivity.py)"
-        )
-    if measured is not None:
-        arguments.finite("measured", measured["divergence"])
-    with within("options: ", kind=ValueError):
-        per = latency_table.per_of(method["options"])
-    if latencies is None and per != latency_table.PARAMETERS:
-        raise InputError(f"options: {method['options']} allocate by speed: give `latencies` (methods/latency_table.py)")
-    layers = None
+    allocation.check_measured(scheme, measured)
+    latency_table.check_given(method["options"], latencies)
     if statistics is not None:
-        _check_statistics(statistics)
-        layers = statistics.tables.get("layers")
+        arguments.returned("statistics", statistics, Statistics, "calibrate")
+    layers = statistics.tables.get("layers") if statistics is not None else None
     [main, *_] = masks.structures_of(scores)
     depth = 0 if layers is None else len(layers)  # of the last layers no neuron may be left
     widths = [len(own) for own in masks.by_layer(masks.of(scores, main), "score", depth)]
     if depth and main == "ffn":
-        own = [len(own) for own in masks.by_layer(statistics.neurons, "unit", depth)]
-        if own != widths:
-            raise InputError(f"statistics: of another model than the scores: layer widths {own}, not {widths}")
+        masks.check_widths(statistics.neurons, widths, "statistics: of another model than the scores")
     original = {"original": {"widths": widths}}
     problem = allocation.problem_of(scores, layers, original, min_keep, measured, latencies)
     return allocation.mask(scores, problem, round(100 * float(sparsity), 9), method)[0]
@@ -346,11 +327,6 @@ def prune(
     shown = ", ".join(f"{key}={value!r}" for key, value in {"data": data, "sparsity": sparsity, **rest}.items())
     made = run(request, f"prune({model!r}, {shown}) of Python")
     return Result(made.models, made.folder, made.page)
-
-
-def _check_statistics(given: Any) -> None:
-    if not isinstance(given, Statistics):
-        raise InputError(f"statistics: a {type(given).__name__}: give what `calibrate` returns")
 
 
 def _keeps(model: PreTrainedModel, mask: pd.DataFrame) -> dict[str, list[np.ndarray]]:

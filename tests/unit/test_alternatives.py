@@ -225,7 +225,7 @@ def test_notes_say_who_answered_and_that_some_models_stopped_early(tmp_path):
     by_harness, by_llama_cpp = "evaluated as what its file holds", "A row with a type is answered by llama.cpp"
     assert by_harness in page.markdown and by_llama_cpp not in page.markdown and "n = 60)" in page.markdown
     rows = page.frame.assign(n=[60, 20, 60, 60, 60, 60])
-    said = " ".join(table.notes(rows, "size", ENTRY | {"backend": "llama_cpp"}, {}, of_table(["size"])))
+    said = " ".join(table.notes(rows, "size", ENTRY, {}, of_table(["size"]), by_llama_cpp=True))
     assert by_llama_cpp in said and by_harness not in said
     assert "n = 60, of models that `stop_early` stopped the first 20)" in said
 
@@ -319,6 +319,8 @@ def test_questions_that_llama_cpp_answers_are_found():
     settings = mine(quantised=["q8_0"], tasks=["gsm_symbolic", "checked", "arithmetic"])
     settings["tasks"]["checked"] = settings["tasks"]["gsm_symbolic"] | changes
     assert catalogue.tables(validate(settings))["mine-bytes"].settings["twins"] == {"checked": "gsm_symbolic"}
+    settings["tables"]["mine"]["tasks"].remove("gsm_symbolic")
+    assert catalogue.tables(validate(settings))["mine-bytes"].settings["twins"] == {"checked": None}
 
 
 def local(place: Path, tokens=None, **changes) -> dict:

@@ -202,7 +202,7 @@ REFUSED = {
     "token ids from 1 to 257": lambda m, s: reconstruct(compact(m, cut(m, s)), m, [*IDS, OUTSIDE], cut(m, s)),
     "statistics: a DataFrame: give": lambda m, s: allocate(score("rku", s, m), 0.3, "global", s.neurons),
     "per: unknown 'x'; known: parameters": lambda m, s: allocate(score("rku", s, m), 0.3, **removals(per="x")),
-    "measured: NaN, Inf, or no number": lambda m, s: allocate(score("rku", s, m), 0.3, **removals(np.nan)),
+    "measured: NaN or Inf in `divergence`": lambda m, s: allocate(score("rku", s, m), 0.3, **removals(np.nan)),
     "damping 0: give a number above 0": lambda m, s: score("obs", s, m, options={"damping": 0}),
     "second moments of [48, 48] inputs, not [34": lambda m, s: score("obs", matrices(s), compact(m, cut(m, s))),
     "needs: of a mixture of experts": lambda m, s: calibrate(

@@ -28,12 +28,11 @@ from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.evaluation import gguf_files, runtimes
 from pruning.methods.compact import Pruning
-from pruning.models import dequantised, loading, sources, vocabulary
+from pruning.models import dequantised, gguf_reader, loading, sources, vocabulary
 from pruning.models import gguf as door
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import FAMILIES
-from pruning.models.gguf import architectures, keys, layout
-from pruning.models.gguf import imported as gguf_imported
+from pruning.models.gguf import architectures, layout
 from pruning.models.gguf import model as gguf_model
 from pruning.models.gguf import tokenizer as gguf_tokenizer
 from workspace import ROOT
@@ -333,8 +332,8 @@ def test_gemma_3_scales_the_rotation_of_full_attention_alone(tmp_path):
 @pytest.mark.parametrize("kind, layers", [("gemma2", 46), ("gemma3", 62)])
 def test_the_27b_of_gemma_divides_queries_by_another_number(kind, layers):
     shape = SimpleNamespace(num_hidden_layers=layers, hidden_size=4608, num_attention_heads=32, head_dim=128)
-    assert keys.query_scale(shape, kind) == 144  # as google/gemma-2-27b has it
-    assert keys.query_scale(SimpleNamespace(**vars(shape) | {"num_hidden_layers": 26}), kind) == 128
+    assert gguf_reader.query_scale(shape, kind) == 144  # as google/gemma-2-27b has it
+    assert gguf_reader.query_scale(SimpleNamespace(**vars(shape) | {"num_hidden_layers": 26}), kind) == 128
 
 
 @pytest.mark.parametrize("name", gguf_tokenizer.PRE_TOKENIZERS.values())
@@ -361,7 +360,7 @@ def test_what_would_be_read_as_something_else_is_refused(tmp_path, key):
     reader.fields[key] = SimpleNamespace(contents=lambda: told)
     config, tokenizer = AutoConfig.from_pretrained(model), AutoTokenizer.from_pretrained(model)
     with pytest.raises(InputError, match=said):
-        gguf_imported.complete(config, tokenizer, reader)
+        gguf_reader.complete(config, tokenizer, reader)
 
 
 def test_every_tensor_is_the_models(tmp_path):

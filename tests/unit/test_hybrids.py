@@ -14,7 +14,7 @@ from pruning.command import efforts
 from pruning.core.errors import InputError
 from pruning.evaluation import generation, likelihood
 from pruning.methods import refit
-from pruning.models import complete, rehearsal, sources
+from pruning.models import complete, rehearsal, settled
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import FAMILIES
 
@@ -97,12 +97,12 @@ def test_the_width_of_lfm2_is_said_plainly(tmp_path):
     raw = json.loads((path := tmp_path / "config.json").read_text())
     raw.pop("intermediate_size"), raw.pop("block_auto_adjust_ff_dim")
     path.write_text(json.dumps(raw | own))
-    sources.settle(tmp_path)
+    settled.settle(tmp_path)
     complete.check(tmp_path)
     found = json.loads(path.read_text())
     assert Checkpoint(tmp_path).widths == [80, 80] and found["intermediate_size"] == 80  # 16 * ceil(66 / 16)
     before = path.read_bytes()
-    sources.settle(tmp_path)
+    settled.settle(tmp_path)
     assert path.read_bytes() == before
 
 

@@ -22,6 +22,12 @@ def columns(argument: str, given: Any, names: Iterable[str], source: str) -> Non
         raise InputError(f"{argument}: lacks the columns {', '.join(lacking)}: give what `{source}` returns")
 
 
+def returned(argument: str, given: Any, kind: type, source: str) -> None:
+    """What the function `source` returns."""
+    if not isinstance(given, kind):
+        raise InputError(f"{argument}: a {type(given).__name__}: give what `{source}` returns")
+
+
 def finite(argument: str, column: Any) -> None:
     """Numbers, none of them NaN or infinite."""
     if column.dtype.kind not in "fiu" or not column.abs().lt(math.inf).all():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, within
 from pruning.methods.masks import NEURONS
 
 PARAMETERS = "parameters"
@@ -24,6 +24,14 @@ def per_of(options: Mapping[str, Any]) -> str:
     if (per := options.get("per", PARAMETERS)) not in PER:
         raise ValueError(f"per: unknown {per!r}; known: {', '.join(PER)}")
     return per
+
+
+def check_given(options: Mapping[str, Any], latencies: pd.DataFrame | None) -> None:
+    """Raises InputError where an allocation's options name no cost, or one that there is no table of."""
+    with within("options: ", kind=ValueError):
+        per = per_of(options)
+    if latencies is None and per != PARAMETERS:
+        raise InputError(f"options: {dict(options)} allocate by speed: give `latencies` (methods/latency_table.py)")
 
 
 def prices(table: pd.DataFrame, per: str, structure: str) -> Callable[[np.ndarray], np.ndarray]:

@@ -50,6 +50,12 @@ def by_layer(frame: pd.DataFrame, column: str, layers: int = 0) -> list[np.ndarr
     return [own.get(layer, nothing) for layer in range(max([layers, *(layer + 1 for layer in own)]))]
 
 
+def check_widths(neurons: pd.DataFrame, widths: Sequence[int], otherwise: str) -> None:
+    """Raises InputError, which begins with `otherwise`, if a table with a row per unit has other numbers of them."""
+    if (measured := [len(own) for own in by_layer(neurons, "unit", len(widths))]) != list(widths):
+        raise InputError(f"{otherwise}: layer widths {measured}, not {list(widths)}")
+
+
 def read(path: Path, model: Path) -> dict[str, list[np.ndarray]]:
     """Return structure -> which of its units are kept, bool [units] per layer.
 

@@ -11,7 +11,7 @@ import pandas as pd
 from pruning.core import artifacts, layer_files
 from pruning.core.errors import InputError
 from pruning.core.layer_files import kind_of
-from pruning.methods import scores
+from pruning.methods import masks, scores
 from pruning.methods.masks import NEURONS
 from pruning.models.families import family_of, read_config
 
@@ -56,6 +56,23 @@ def zscore(scores: np.ndarray) -> np.ndarray:
 
 
 NORMALISATIONS = {f.__name__: f for f in (none, layer_sum, layer_mean, layer_l2, zscore)}
+
+
+def check_model(
+    tables: Mapping[str, pd.DataFrame],
+    matrices: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
+    structures: Iterable[str],
+    base: "Tensors",
+) -> None:
+    """Raises InputError for statistics of a model with layers of other sizes. tables, matrices: by kind."""
+    otherwise = "statistics: of another model"
+    if "statistics" in tables:
+        masks.check_widths(tables["statistics"], base.channels(base.main.name), otherwise)
+    for name in structures:
+        if (kind := kind_of("second_moments", name)) not in matrices:
+            continue
+        if (measured := [len(own["fit"]) for own in matrices[kind]]) != (own := base.channels(name)):
+            raise InputError(f"{otherwise}: second moments of {measured} inputs, not {own}")
 
 
 def scored(

@@ -161,14 +161,13 @@ def from_gguf(source: Source, output: Path) -> dict[str, Any] | None:
     float32 copies of the largest tensor (Qwen2.5-Coder-1.5B in bfloat16, which has 3.6 and 0.9 GB: 5.8 GB).
 
     Raises InputError as `gguf_files` does, if the checksum is another one, or if transformers cannot read the file, and
-    as gguf.imported.complete does."""
+    as gguf_reader.complete does."""
     import gguf
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from pruning.core import artifacts
-    from pruning.models import complete
-    from pruning.models.gguf import imported
+    from pruning.models import complete, gguf_reader
 
     files = gguf_files(source)
     with joined(files, output) as file, fields_read_once():
@@ -185,7 +184,7 @@ def from_gguf(source: Source, output: Path) -> dict[str, Any] | None:
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
             record = tied(model, file)
             with within(f"{files[0]}: "):
-                imported.complete(model.config, tokenizer, gguf.GGUFReader(str(file)))
+                gguf_reader.complete(model.config, tokenizer, gguf.GGUFReader(str(file)))
     model.save_pretrained(output)
     complete.refuse(output, found)
     tokenizer.save_pretrained(output)

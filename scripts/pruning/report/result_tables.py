@@ -109,13 +109,13 @@ def alternatives(config: Config, name: str, of: str) -> Entry:
     return Entry(caption, {key: [*own] for key, own in files.items()}, settings, table.title, templates, "alternatives")
 
 
-def twins(config: Config, table: Table) -> dict[str, str]:
-    """Column that llama.cpp answers -> one of the same questions that the harness answers."""
+def twins(config: Config, table: Table) -> dict[str, str | None]:
+    """Column that llama.cpp answers -> one of the same questions that the harness answers, if there is one."""
     asking = {column: config.tasks[column.task] for column in table.columns}
     asking = {column: task for column, task in asking.items() if task.kind == "lm_eval"}
     of = {column: (task.definition or column.task, column.tuning) for column, task in asking.items()}
     ours = {of[column]: str(column) for column, task in asking.items() if not task.backend}
-    return {str(column): ours[of[column]] for column, task in asking.items() if task.backend and of[column] in ours}
+    return {str(column): ours.get(of[column]) for column, task in asking.items() if task.backend}
 
 
 def described(config: Config, column: Column) -> dict[str, Any]:
@@ -133,5 +133,4 @@ def described(config: Config, column: Column) -> dict[str, Any]:
         return {**own, "metrics": metrics, "kind": kind, "title": title, **apart}
     own |= {"metrics": task.metrics, "kind": "accuracy", "title": task.title}
     own["asked"] = {key: getattr(task, key) for key in ASKED}
-    own |= {"backend": task.backend} if task.backend else {}
     return own | ({"stop_early": task.stop_early.model_dump()} if task.stop_early else {})

@@ -119,6 +119,15 @@ def search_of(scheme: str) -> str | None:
     return getattr(plugin(scheme), "SEARCH", None)
 
 
+def check_measured(scheme: str, measured: pd.DataFrame | None) -> None:
+    """Raises InputError where a scheme goes by the measured cost of removals, and that is missing or not finite."""
+    if measured is None and search_of(scheme):
+        said = "needs the measured cost of removals: give `measured` (methods/sensitivity.py)"
+        raise InputError(f"scheme: {scheme!r} {said}")
+    if measured is not None and not np.isfinite(measured["divergence"]).all():
+        raise InputError("measured: NaN or Inf in `divergence`: measure again in a wider dtype")
+
+
 def requires(scheme: str) -> tuple[str, ...]:
     """Return the kinds of a calibration's tables that a scheme looks at, beside scores and what cuts cost."""
     return getattr(plugin(scheme), "REQUIRES", ())

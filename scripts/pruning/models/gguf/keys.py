@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pruning.core.errors import InputError
 from pruning.models.families import FAMILIES
 from pruning.models.gguf.architectures import Architecture
+from pruning.models.gguf_reader import head_size, query_scale
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -57,14 +56,6 @@ def parameters(writer: "GGUFWriter", config: "PretrainedConfig", own: Architectu
     for cap in ("attn_logit_softcapping", "final_logit_softcapping"):
         if value := getattr(config, cap, None):
             getattr(writer, f"add_{cap}")(value)
-
-
-def query_scale(config: "PretrainedConfig", architecture: str) -> int:
-    """The square of what llama.cpp divides queries by: the head's size, but for the 27B of Gemma 2 and 3, which it
-    knows by their layers."""
-    if (architecture, config.num_hidden_layers) in (("gemma2", 46), ("gemma3", 62)):
-        return config.hidden_size // config.num_attention_heads
-    return head_size(config)
 
 
 def alternating(layers: int) -> list[str]:
@@ -119,10 +110,6 @@ def heads(writer: "GGUFWriter", config: "PretrainedConfig") -> None:
         writer.add_value_length_mla(config.v_head_dim)
 
 
-def head_size(config: "PretrainedConfig") -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-
-
 IN_ALL_LAYERS = ("mistral", "mixtral", "phi3", "qwen3_moe")
 """Model types whose window is every layer's, and that list no `layer_types`."""
 
@@ -170,15 +157,3 @@ def rope(writer: "GGUFWriter", config: "PretrainedConfig", own: Architecture) ->
         writer.add_rope_scaling_orig_ctx_len(settings["original_max_position_embeddings"])
     elif kind not in ("default", "linear", "llama3"):
         raise InputError(f"gguf: rope_type {kind!r} is not converted; default, linear, llama3 and yarn are")
-
-
-def frequency_factors(config: "PretrainedConfig") -> np.ndarray | None:
-    """Llama 3's scaling: what each frequency is divided by, float32 [head / 2]; computed by transformers."""
-    if config.rope_parameters.get("rope_type") != "llama3":
-        return None
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
-    head = head_size(config)
-    plain = config.rope_parameters["rope_theta"] ** -(np.arange(0, head, 2) / head)
-    return (plain / scaled.double().numpy()).astype(np.float32)

@@ -19,7 +19,8 @@ from pruning.models.checkpoint import Checkpoint
 from pruning.models.gguf import BLOCK, OWN, layout, tokenizer
 from pruning.models.gguf import check as check_type
 from pruning.models.gguf.architectures import Architecture, architecture
-from pruning.models.gguf.keys import frequency_factors, parameters
+from pruning.models.gguf.keys import parameters
+from pruning.models.gguf_reader import frequency_factors
 from pruning.models.structures.experts import NUMBERED
 
 if TYPE_CHECKING:

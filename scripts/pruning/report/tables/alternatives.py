@@ -4,7 +4,7 @@ Files: `samples`, `files` (records of evaluation/gguf_files.py) and, at equal sp
 analysis/file_speed.py), templates. Settings: `name`, `title`, `models`, `siblings`, `calibrations`, `variants` (pruned
 ones, as dicts), `types` (GGUF types; null: unquantised), `costs` (of tradeoff.COSTS), `tasks` (as
 report/tables/results.py has them), `twins` (column that llama.cpp answers -> the harness's of the
-same questions), `quantised_before` (models made from a GGUF file), `confidence`, `resamples` and
+same questions, or null), `quantised_before` (models made from a GGUF file), `confidence`, `resamples` and
 `seed`.
 """
 
@@ -110,7 +110,7 @@ def block(
     columns += [] if cost == "size" else ["Speed-up", "Memory (MB)"]
     columns += ["Best alternative that does not cost more", "Difference from it", "p of that", "Front"]
     title = f"`{model}`, calibrated on `{calib}`: {entry['title']} at equal {at}"
-    said = notes(rows, cost, entry, conditions, settings)
+    said = notes(rows, cost, entry, conditions, settings, column in settings["twins"])
     return Block(f"{model}-{calib}-{column}-{cost}", title, columns, lines, said, head="Model")
 
 
@@ -139,7 +139,12 @@ def _difference(row: Mapping[str, Any], of: str, kind: str) -> list[Cell]:
 
 
 def notes(
-    rows: pd.DataFrame, cost: str, entry: Mapping[str, Any], conditions: Mapping[str, Any], settings: Mapping[str, Any]
+    rows: pd.DataFrame,
+    cost: str,
+    entry: Mapping[str, Any],
+    conditions: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    by_llama_cpp: bool = False,
 ) -> list[str]:
     level, first, at = f"{100 * settings['confidence']:g}%", rows.iloc[0], COSTS[cost][0]
     if entry["kind"] == "accuracy":
@@ -152,7 +157,7 @@ def notes(
         "A row with a type is evaluated as what its file holds, dequantised in the same harness; llama.cpp also rounds "
     )
     how += "activations."
-    if entry.get("backend") == "llama_cpp":
+    if by_llama_cpp:
         how = "A row with a type is answered by llama.cpp on its file."
     found = [
         f"{entry['title']}: {what}, on the same items, by Holm's adjustment over the rows.",

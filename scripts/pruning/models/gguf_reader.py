@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pruning.core.errors import InputError
-from pruning.models.gguf import keys
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -30,7 +29,7 @@ def complete(config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBase", r
     architecture = value(reader, "general.architecture")
     rotate(config, reader, architecture)
     if hasattr(config, "query_pre_attn_scalar"):
-        config.query_pre_attn_scalar = keys.query_scale(config, architecture)
+        config.query_pre_attn_scalar = query_scale(config, architecture)
     if value(reader, "tokenizer.ggml.model") == "gpt2":
         split(tokenizer, value(reader, "tokenizer.ggml.pre"))
 
@@ -60,7 +59,7 @@ def rotate(config: "PretrainedConfig", reader: "GGUFReader", architecture: str) 
         settings |= {"original_max_position_embeddings": length} if kind == "yarn" else {}
     if factors is not None and not np.all(factors == 1):
         settings |= llama3(config, np.asarray(factors, np.float64))
-        if not np.allclose(keys.frequency_factors(config), factors, rtol=1e-3):
+        if not np.allclose(frequency_factors(config), factors, rtol=1e-3):
             raise InputError(f"rope_freqs.weight: its factors are not those of Llama 3's scaling: {INSTEAD}")
 
 
@@ -95,3 +94,27 @@ def split(tokenizer: "PreTrainedTokenizerBase", name: str | None) -> None:
         raise InputError(f"tokenizer.ggml.pre {name}: how it splits text is not known here: {INSTEAD}")
     if name in WHOLE_WORDS:
         backend.model.ignore_merges = True
+
+
+def head_size(config: "PretrainedConfig") -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def frequency_factors(config: "PretrainedConfig") -> np.ndarray | None:
+    """Llama 3's scaling: what each frequency is divided by, float32 [head / 2]; computed by transformers."""
+    if config.rope_parameters.get("rope_type") != "llama3":
+        return None
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+    head = head_size(config)
+    plain = config.rope_parameters["rope_theta"] ** -(np.arange(0, head, 2) / head)
+    return (plain / scaled.double().numpy()).astype(np.float32)
+
+
+def query_scale(config: "PretrainedConfig", architecture: str) -> int:
+    """The square of what llama.cpp divides queries by: the head's size, but for the 27B of Gemma 2 and 3, which it
+    knows by their layers."""
+    if (architecture, config.num_hidden_layers) in (("gemma2", 46), ("gemma3", 62)):
+        return config.hidden_size // config.num_attention_heads
+    return head_size(config)
