@@ -31,7 +31,6 @@ def split(folder: Path, model) -> tuple[Path, dict[str, torch.Tensor]]:
     """A base that was split, and the tensors of the whole before."""
     tiny.save(model, folder)
     (folder / "preprocessor_config.json").write_text("{}")
-    (folder / "chat_template.json").write_text('{"chat_template": "of the processor"}')
     tensors = load_file(folder / "model.safetensors")
     assert multimodal.split(folder) == model.config.model_type
     return folder, tensors
@@ -92,7 +91,6 @@ def test_the_whole_with_a_pruned_text_part_is_the_masked_one(tmp_path, kind, wid
         )
         assert config == raw and 250 in raw.values()
     assert (folder / "preprocessor_config.json").read_text() == "{}"
-    assert "of the processor" in (folder / "chat_template.json").read_text()
     assert not (base / "preprocessor_config.json").exists()
 
 
@@ -149,6 +147,7 @@ def test_from_the_folder_to_the_export(tmp_path):
     from test_export import compact_stage
 
     tiny.save(tiny.whole("smolvlm"), tmp_path / "mine")
+    (tmp_path / "mine/chat_template.json").write_text('{"chat_template": "of an older processor"}')
     results, source = tmp_path / "results/m", {"kind": "local", "path": str(tmp_path / "mine")}
     fetch_stage.fetch_model(source, manifest := results / "base/manifest.json")
     base, place = artifacts.read_json(manifest, "base"), results / "compact"
@@ -159,6 +158,7 @@ def test_from_the_folder_to_the_export(tmp_path):
     export_stage.export(SETTINGS, place / "model", made, manifest, mask, out)
     content = artifacts.read_json(out / "manifest.json", "export")
     assert content["checks"]["transformers, with the rest"]["max_difference"] < 1e-5
+    assert {"chat_template.json", "multimodal/chat_template.json"} <= {*content["files"]}
     assert "multimodal/config.json" in content["files"] and "`multimodal/`" in (out / "README.md").read_text()
     loading.load(out, "float32", "cpu")  # is a model as ever
     whole = AutoModelForImageTextToText.from_pretrained(out / "multimodal")

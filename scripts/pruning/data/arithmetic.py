@@ -25,9 +25,10 @@ def step(rng: Random) -> Step:
 
 
 def questions(split: str, seed: int) -> Iterator[Step]:
-    """Endless distinct questions of a split, each after three worked lines that say what to do, with answers.
+    """Endless questions of a split, each after three worked lines that say what to do, with answers.
 
-    A question belongs to one split for ever, by hashing it: 80% train, 10% validation, 10% test."""
+    A question belongs to one split for ever, by hashing it: 80% train, 10% validation, 10% test. Few questions differ
+    in their spaces alone. Worked lines are of any split: some test questions stand in those of training records."""
     rng, seen = Random(f"{split} {seed}"), set()
     while True:
         lines = [step(rng) for _ in range(3)]

@@ -17,7 +17,6 @@ from pruning.core.errors import InputError
 
 ROUTER = 0.02
 """Standard deviation of the router's weights at first: small, so that its experts are weighted nearly alike."""
-EXPERTS = {"moe_intermediate_size", "shared_expert_intermediate_size", "num_experts", "num_experts_per_tok"}
 
 
 def upcycled(dense: Qwen2ForCausalLM, settings: Mapping[str, Any]) -> Qwen2MoeForCausalLM:

@@ -82,8 +82,6 @@ def split(directory: Path) -> str | None:
     (whole / NAMES).write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
     for file in directory.glob(PROCESSORS):
         file.rename(whole / file.name)
-    for file in directory.glob("chat_template.json"):  # older processors' own, and the text part's
-        shutil.copyfile(file, whole / file.name)
     write_index(directory)
     _text_config(raw, shape["model_type"], directory).save_pretrained(directory)
     return raw["model_type"]
