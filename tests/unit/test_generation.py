@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 import tiny
 from pruning.evaluation import generation, shared_prefix
@@ -181,6 +183,14 @@ def test_stop_strings_are_found_when_the_whole_text_has_them(ids, stops):
     first = next(n for n in range(1, len(ids) + 1) if found(ids[:n]))
     assert any(stop in TOKENIZER.decode(ids[:first]) for stop in stops)
     assert not any(stop in TOKENIZER.decode(ids[: first - 1]) for stop in stops)
+
+
+def test_a_stop_string_ends_in_a_space_that_a_text_could_not_begin_with():
+    """As Llama 2's decoder has it: a lone `▁` is nothing, after other text it is a space."""
+    model = Tokenizer(models.BPE({"▁": 0, "▁Q": 1, ":": 2, "a": 3}, []))
+    model.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    found = StopStrings(PreTrainedTokenizerFast(tokenizer_object=model), ["Q: "])
+    assert [found(ids) for ids in ([3, 1], [3, 1, 2], [3, 1, 2, 0])] == [False, False, True]
 
 
 @pytest.mark.parametrize("softcap", [None, 3.0])

@@ -24,7 +24,7 @@ class GeneratedDataset(Strict):
     seed: int = 0
     """Random seed of the problems; another seed makes other problems."""
     splits: Splits[Positive]
-    """Split (train, validation, test) and how many problems; splits never share a number tuple."""
+    """Split (train, validation, test) and how many problems; no two splits share a question."""
     fields: NonEmpty[str]
     """Columns of the parquet."""
     prompt: str = "{question}"

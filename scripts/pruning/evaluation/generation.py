@@ -271,7 +271,8 @@ class StopStrings:
 
     def __init__(self, tokenizer, stops: Sequence[str]):
         self.tokenizer, self.stops = tokenizer, [stop for stop in stops if stop]
-        pieces = tokenizer.batch_decode([[token] for token in range(len(tokenizer))], skip_special_tokens=False)
+        # Twice, as Llama 2's tokenizer drops the space that a text begins with.
+        pieces = tokenizer.batch_decode([[token, token] for token in range(len(tokenizer))], skip_special_tokens=False)
         last = {stop[-1] for stop in self.stops}
         # A character can be spread over several tokens, each of which decodes to the replacement character.
         self.completes = [any(c in piece for c in last) or "\ufffd" in piece for piece in pieces]
