@@ -12,7 +12,7 @@ from pruning.command.known import Known, Own
 from pruning.command.request import IN_ROUNDS, Request, budget_of, with_effort
 from pruning.command.running import CONFIG, PAGE, START, put, run
 from pruning.config import base
-from pruning.config.alternatives import vocabulary
+from pruning.config.alternatives import check_file, vocabulary
 from pruning.config.budgets import TIMED
 from pruning.config.default import DEFAULT
 from pruning.config.methods import Method
@@ -123,8 +123,7 @@ def with_smaller(known: Known, section: Mapping[str, Any]) -> dict[str, Any]:
         if ours != theirs:
             said = f"its tokenizer or chat format is not that of {known.request.model}"
             raise InputError(f"--against {text}: {said}, in which texts and questions are written: leave it out")
-        with within(f"--against {text}: "):
-            take.check({}, folders[1])
+        check_file(f"--against {text}: ", folders[1])
         found[alias] = {**section, "source": known.smaller[alias]}
     return found
 

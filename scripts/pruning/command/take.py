@@ -34,9 +34,7 @@ def check(methods: Mapping[str, Method], folder: Path) -> None:
     """Raises InputError if a GGUF file cannot be made of a model, or not of what one of these methods makes of it.
 
     folder: the dense model's."""
-    from pruning.models.gguf import model  # torch is slow
-
-    model.check(folder)
+    alternatives.check_file("", folder)
     for name, own in methods.items():
         alternatives.check_file(f"--gguf: {name}: ", folder, own)
 
