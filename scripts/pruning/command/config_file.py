@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from snakemake.utils import update_config
 
 from pruning.config.default import DEFAULT
 from pruning.config.schema import Config
@@ -98,8 +99,6 @@ def edited(path: Path) -> Edited | None:
 
 def whole(*contents: Mapping[str, Any]) -> Config:
     """Configurations above the default, as the workflow reads them. Raises InputError as `validate` does."""
-    from snakemake.utils import update_config  # slow, and unneeded where nothing was edited
-
     stacked = json.loads(DEFAULT.model_dump_json())
     for content in contents:
         update_config(stacked, dict(content))

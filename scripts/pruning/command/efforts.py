@@ -18,6 +18,7 @@ from pruning.methods import compensation, requirements
 from pruning.methods.compensation import TOKENS_A_COLUMN
 from pruning.models.families import obstacle
 from pruning.models.gguf import architectures
+from pruning.models.vocabulary import Tokenizer
 
 EFFORTS = ("quick", "standard", "thorough")
 WITHOUT_RECONSTRUCTION = "cfsp"
@@ -158,8 +159,6 @@ def with_vocabularies(
 
     Methods of several sizes have names of their own. Raises InputError where its tokenizer cannot be cut, or not to so
     many tokens."""
-    from pruning.models.vocabulary import Tokenizer
-
     kept = []
     for size in sizes:
         try:
@@ -179,8 +178,6 @@ def large_vocabulary(stock: Any, parameters: int, folder: Path) -> list[str]:
     part's configuration. folder: the model's.
 
     Measured with Qwen2.5's 151,936 tokens (docs/howto/vocabulary.md); of SmolLM2's 49,152 it is worth less."""
-    from pruning.models.vocabulary import Tokenizer
-
     share = stock.vocab_size * stock.hidden_size * (1 if stock.tie_word_embeddings else 2) / parameters
     if stock.vocab_size < LARGE_VOCABULARY or share < LARGE_SHARE:
         return []

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.console import Console
+from rich.markdown import Markdown, TableElement
+from rich.table import Column, Table
 
 from pruning.command import running, take, wizard
 from pruning.command.prune import TEST, expected, prune
@@ -22,8 +25,6 @@ from pruning.core import memory
 from pruning.core.errors import InputError, one_line
 
 if TYPE_CHECKING:
-    from rich.markdown import Markdown
-
     from pruning.command.estimate import Stage
 
 EXAMPLES = """\b
@@ -52,8 +53,6 @@ def run(request: Request) -> None:
     """Prune a model on your data, measure what is left, and take the one to use."""
     out, line = request.out, shlex.join(["prune", *sys.argv[1:]])
     result = prune(request, line, lambda stages: agree(stages, request))
-    from rich.console import Console
-
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 110
     Console(width=width).print(rendered(result.page))
     print(f"This page: {out / PAGE}   configuration: {out / CONFIG}   tables: {out / 'results'}")
@@ -62,9 +61,8 @@ def run(request: Request) -> None:
     print(f"\nTo use the model:\n\n{shown}")
 
 
-def rendered(text: str) -> "Markdown":
+def rendered(text: str) -> Markdown:
     """Markdown for a terminal, in whose tables numbers and heads stay whole, and names where there is space."""
-    from rich.markdown import Markdown, TableElement
 
     class Whole(TableElement):
         def __rich_console__(self, console: Any, options: Any) -> Any:
@@ -90,9 +88,6 @@ def show_plan(request: Request) -> None:
     """Print a run's jobs, and what minutes, memory and disk they take. Nothing runs, but the model is fetched."""
     stages = expected(ready(request))
     if stages:
-        from rich.console import Console
-        from rich.table import Column, Table
-
         heads = ("jobs", "memory, GB", "written, GB", "minutes")
         table = Table("stage", *(Column(head, justify="right") for head in heads))
         for stage in stages:

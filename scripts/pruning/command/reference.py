@@ -7,17 +7,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from transformers import CONFIG_MAPPING
 
+from pruning.command.line import run, with_options
+from pruning.config.default import DEFAULT
+from pruning.config.schema import Config
 from pruning.core import artifacts, cli
+from pruning.core.columns import entries
 from pruning.core.templates import table
+from pruning.models.families import FAMILIES, MIXTURES
+from pruning.models.gguf.architectures import AS_DECI, STOCK
+from pruning.models.multimodal import KINDS
+from pruning.paper import catalogue as paper
+from pruning.report import catalogue
 
 MADE = "<!-- Made by `make config`. -->\n"
 
 
 def files() -> dict[str, str]:
     """Return the text of config/schema.json and of every such page, by its path in the repository."""
-    from pruning.config.schema import Config
-
     makers = (results, configuration, command_line, columns, families)
     names = {make: make.__name__.replace("_", "-") for make in makers}
     pages = {f"docs/reference/{name}.md": f"{MADE}{make().rstrip()}\n" for make, name in names.items()}
@@ -26,13 +34,9 @@ def files() -> dict[str, str]:
 
 def results() -> str:
     """Return the default's tables and figures with their captions."""
-    from pruning.config.default import DEFAULT
-    from pruning.paper import catalogue as paper
-    from pruning.report import catalogue
-
-    entries = {**catalogue.tables(DEFAULT), **paper.tables(DEFAULT), "costs": catalogue.costs(())}
+    made = {**catalogue.tables(DEFAULT), **paper.tables(DEFAULT), "costs": catalogue.costs(())}
     drawn = {**catalogue.figures(DEFAULT), **paper.figures(DEFAULT)}
-    rows = [(f"`{name}`", entry.caption) for name, entry in sorted(entries.items())]
+    rows = [(f"`{name}`", entry.caption) for name, entry in sorted(made.items())]
     rows += [(f"`figures/{name}`", entry.caption) for name, entry in sorted(drawn.items())]
     return f"""# Tables and figures
 
@@ -49,8 +53,6 @@ SECTIONS = ("models", "datasets", "calibrations", "methods", "tasks", "tunings",
 
 def configuration() -> str:
     """Return a table per section of the configuration, from the schema that validates it."""
-    from pruning.config.schema import Config
-
     schema = Config.model_json_schema()
     alone = {key: own for key, own in schema["properties"].items() if not referred(own)}
     text = """# Configuration
@@ -126,8 +128,6 @@ def kind(field: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
 
 def command_line() -> str:
     """Return the options of `prune`, as its --help shows them."""
-    from pruning.command.line import run, with_options
-
     app = typer.Typer(add_completion=False)
     app.command()(with_options(run))
     command = typer.main.get_command(app)
@@ -152,8 +152,6 @@ Everything else is a Snakemake command: [run, stop, resume](../howto/resume.md).
 
 def columns() -> str:
     """Return a table of columns per kind of file, from report/columns.yaml, which `make verify` holds files against."""
-    from pruning.core.columns import entries
-
     text = """# Columns
 
 Of every parquet and CSV file below `results/`, as `make verify` checks them. What the files are:
@@ -172,12 +170,6 @@ Integers and numbers in a CSV can be empty.
 
 def families() -> str:
     """Return what each model family can be pruned of, and where it runs afterwards."""
-    from transformers import CONFIG_MAPPING
-
-    from pruning.models.families import FAMILIES, MIXTURES
-    from pruning.models.gguf.architectures import AS_DECI, STOCK
-    from pruning.models.multimodal import KINDS
-
     kinds = ", ".join(f"`{kind}`" for kind in sorted(KINDS))
 
     def has(kind: str, key: str) -> bool:
