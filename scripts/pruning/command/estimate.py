@@ -43,13 +43,10 @@ class Stage(NamedTuple):
     expected: float  # seconds here, of each job the measured ones, or else those counted and its start
 
 
-def planned(arguments: Sequence[str], messages: TextIO | None = None) -> list[tuple[str, dict[str, str]]]:
+def planned(arguments: Sequence[str], messages: TextIO) -> list[tuple[str, dict[str, str]]]:
     """(stage, wildcards) of the jobs that snakemake would run; `task` of an evaluation: all of its tasks, with commas.
 
     messages: a file for snakemake's own words. Raises InputError with them if it refuses."""
-    if messages is None:
-        with tempfile.TemporaryFile("w+") as messages:
-            return planned(arguments, messages)
     jobs = []
     for event in workflow.events(["-n", "--cores", "1", *arguments], messages):
         if event["event"] == "job_info":
@@ -117,7 +114,8 @@ def estimate(
     if card not in cards.CARDS:
         raise InputError(f"--card {card}: known are {', '.join(cards.CARDS)}")
     given = get_argument_parser().parse_args(arguments)
-    jobs = planned(arguments)
+    with tempfile.TemporaryFile("w+") as messages:
+        jobs = planned(arguments, messages)
     if not jobs:
         print("Nothing to be done.")
         return
