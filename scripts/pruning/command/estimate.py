@@ -8,7 +8,6 @@ of tokens through the model (command/work.py) at a share of what its data sheet 
 each load. Hours here are what finished jobs of the same stage, model and tasks took (results/benchmarks).
 """
 
-import shutil
 import sys
 import tempfile
 import warnings
@@ -130,7 +129,7 @@ def estimate(
         here = "not measured" if stage.measured is None else f"{hours(stage.measured):.2f}"
         table.add_row(stage.name, f"{stage.jobs:,}", *cells, here)
     total, unknown = sum(hours(stage.measured) for stage in found), sum(stage.measured is None for stage in found)
-    Console(width=shutil.get_terminal_size().columns if sys.stdout.isatty() else 110).print(table)
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
     known = f"{total:.1f} hours here, one after another" if unknown < len(found) else "no time is known here"
     loads = sum(stage.loads for stage in found)
     print(f"{loads:,} loads of a model; {known}{f'; {unknown} stages never ran here' if unknown else ''}")

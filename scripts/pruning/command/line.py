@@ -3,7 +3,6 @@
 import inspect
 import os
 import shlex
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -53,8 +52,7 @@ def run(request: Request) -> None:
     """Prune a model on your data, measure what is left, and take the one to use."""
     out, line = request.out, shlex.join(["prune", *sys.argv[1:]])
     result = prune(request, line, lambda stages: agree(stages, request))
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 110
-    Console(width=width).print(rendered(result.page))
+    Console(width=None if sys.stdout.isatty() else 110).print(rendered(result.page))
     print(f"This page: {out / PAGE}   configuration: {out / CONFIG}   tables: {out / 'results'}")
     said = take.commands(result.folder, result.files, take.prompt_of(out / TEST))
     shown = "\n\n".join(f"# {name}\n{command}" for name, command in said.items())
