@@ -1,5 +1,6 @@
 """From what a user asks for to a configuration of the workflow, in a commented file to edit and run again."""
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -291,18 +292,12 @@ COMMENTS = {
 }
 
 
-class Plain(yaml.SafeDumper):
-    """Writes equal values out, each time."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
 def text(content: dict[str, Any], command: str) -> str:
     """Return a configuration as YAML. command: what wrote it, for a comment of one line."""
     command = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in command)
     parts = [f"# Written by: {command}\n# Every key is explained in config/config.yaml of the workflow.\n"]
     for key, value in content.items():
         comment = f"# {COMMENTS[key]}\n" if key in COMMENTS else ""
-        parts.append(comment + yaml.dump({key: value}, Dumper=Plain, sort_keys=False, allow_unicode=True))
+        copied = json.loads(json.dumps({key: value}))  # of what is there twice YAML would write an alias
+        parts.append(comment + yaml.safe_dump(copied, sort_keys=False, allow_unicode=True))
     return "\n".join(parts)
