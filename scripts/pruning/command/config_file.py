@@ -74,15 +74,12 @@ def edited(path: Path) -> Edited | None:
     for key, (right, said) in kept.items():
         if not right:
             raise InputError(f"{path}: {key}: {said}: {remedy}")
-    chosen, shown = ({*config.table(name).pruned} for name in ("validation", "table1"))
-    if missing := sorted(shown - chosen):
-        method, sparsity = missing[0]
-        lacks = f"lacks {method} at {sparsity}%, which table1 has"
-        raise InputError(f"{path}: tables.validation: {lacks}: models are chosen by it: give both the same")
-    if "smaller" in config.tables_used and (missing := sorted(shown - {*config.table("smaller").pruned})):
-        method, sparsity = missing[0]
-        lacks = f"lacks {method} at {sparsity}%, which table1 has"
-        raise InputError(f"{path}: tables.smaller: {lacks}: every model of table1 may be taken: give both the same")
+    tables = config.tables_used
+    for name, why in {"validation": "models are chosen by it", "smaller": "every model of table1 may be taken"}.items():
+        if name in tables and (missing := sorted({*tables["table1"].pruned} - {*tables[name].pruned})):
+            method, sparsity = missing[0]
+            lacks = f"lacks {method} at {sparsity}%, which table1 has"
+            raise InputError(f"{path}: tables.{name}: {lacks}: {why}: give both the same")
     tunings = {column.tuning for column in config.table("table1").columns}
     for name in ("table1", "validation"):
         there = {*config.table(name).columns}
