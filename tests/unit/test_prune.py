@@ -1249,7 +1249,7 @@ def test_fields_that_are_not_read_are_named_before_the_model_is_fetched(tmp_path
 def test_a_recovered_model_stands_in_for_one_of_a_run_that_recovers_alone(tmp_path, recover, found):
     (tmp_path / "results/m/export/own/standard/20/own/model").mkdir(parents=True)
     about = SimpleNamespace(request=SimpleNamespace(out=tmp_path, recover=recover), alias="m", mine=None)
-    assert str(prune.stand_in(about, {"standard": [20, 30]})) == found
+    assert str(prune.stand_in(about, [("standard", 20), ("standard", 30)])) == found
 
 
 def test_a_plan_takes_no_sparsity_of_another_budget(tmp_path):

@@ -6,6 +6,7 @@ import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -51,17 +52,15 @@ def expected(known: Known) -> list["Stage"]:
 
     request, out = known.request, known.request.out
     known = replace(known, own=right_answers.collect(known, ask=False)[0])
-    sparsities, at = request.sparsities, dict.fromkeys(known.methods, request.sparsities)
+    sparsities, pruned = request.sparsities, [*product(known.methods, request.sparsities)]
     if request.budget:
         sparsities = dict.fromkeys(known.methods, ASSUMED) | found_before(known)
-        at = {method: [sparsity] for method, sparsity in sparsities.items()}
+        pruned = [*sparsities.items()]
     content = configuration.build(known, sparsities)
     put(out / START, configuration.text(content, "prune, before it runs"))
     if known.mine:
-        at = {}
-        for method, sparsity in known.mine.config.table("table1").pruned:
-            at.setdefault(method, []).append(sparsity)
-    targets = [*budget_paths(known).values(), *tables(known), *exports(known, stand_in(known, at))]
+        pruned = known.mine.config.table("table1").pruned
+    targets = [*budget_paths(known).values(), *tables(known), *exports(known, stand_in(known, pruned))]
     with (out / LOG).open("a+") as log, contextlib.chdir(out):
         options = ["--snakefile", str(names.HOME / "Snakefile"), "--configfile", known.config]
         with within("planning: ", f" (all of it: {out / LOG})"):
@@ -199,15 +198,15 @@ def budgeted(config: "Config", sparsities: Mapping[str, int]) -> str:
     return " and ".join(f"tables.{name}.at" for name, others in own.items() if others)
 
 
-def stand_in(known: Known, at: Mapping[str, Sequence[int]]) -> names.Variant:
-    """Return the model that an earlier run like this exported, or else one that may be. at: sparsities by method."""
+def stand_in(known: Known, pruned: Sequence[tuple[str, int]]) -> names.Variant:
+    """Return the model that an earlier run like this exported, or else the first. pruned: methods and sparsities."""
     exported = known.request.out / Path(names.EXPORT.format(model=known.alias, variant="x")).parents[1]
     for folder in sorted(exported.glob("own/**/model")):
         made = names.Variant.parse(folder.parent.relative_to(exported).as_posix())
         tuned = not made.tuning or known.request.recover or known.mine and made.tuning in known.mine.config.tunings
-        if made.sparsity in at.get(made.method, ()) and tuned:
+        if (made.method, made.sparsity) in pruned and tuned:
             return made
-    return names.Variant("own", *next((method, sparsities[0]) for method, sparsities in at.items()))
+    return names.Variant("own", *pruned[0])
 
 
 def exports(known: Known, variant: names.Variant) -> list[str]:
