@@ -107,7 +107,7 @@ def test_recovery_is_the_efforts_unless_something_else_is_asked_for():
         found = with_effort(Request("m", **asked))
         return found.recover, found.steps
 
-    assert applied(effort="thorough") == ("distill", 150) and applied() == applied(effort="quick") == (None, None)
+    assert applied(effort="thorough") == ("distill", None) and applied() == applied(effort="quick") == (None, None)
     assert applied(effort="thorough", steps=7) == ("distill", 7)
     assert applied(effort="thorough", recover="lora") == ("lora", None)
     assert applied(effort="thorough", methods=["wanda"]) == (None, None)

@@ -506,7 +506,7 @@ CONFIGURED = [  # what is asked for and known, and what of the configuration fol
     (
         {"recover": "distill", **RIGHT},
         "calibrations: {own: {answers: own_answers_train}}",
-        "tunings: {own: {answers: own_answers_train}}",
+        "tunings: {own: {answers: own_answers_train, steps: 150}}",
         "tasks: {own_validation: {answers: own_answers_validation}, own: {answers: null, divergence: false}}",
         "tasks: {own_right_answers: {answers: own_answers, divergence: true}, own_answers_train: {kind: lm_eval}}",
         f"tables: {{table1: {{tasks: [{', '.join([*SHOWN, *(f'{name}@own' for name in SHOWN)])}]}}}}",

@@ -58,7 +58,6 @@ class Effort(Strict):
     """Most training questions, likewise, that are asked for own answers."""
     recover: Literal["distill", "lora"] | None = None
     """Recovery after pruning."""
-    steps: Positive = 150
     own_answers: bool = False
     """Calibrates, and recovers by distillation, on the dense model's own right answers, where answers are judged and
     there are enough (right_answers.collect)."""

@@ -151,7 +151,7 @@ def with_effort(request: Request) -> Request:
     effort = efforts.read(request.effort)
     if request.methods or request.recover or not effort.recover:
         return request
-    return replace(request, recover=effort.recover, steps=request.steps or effort.steps)
+    return replace(request, recover=effort.recover)
 
 
 def check(request: Request) -> None:
