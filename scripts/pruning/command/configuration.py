@@ -126,12 +126,10 @@ def build(known: Known, sparsities: Sequence[int] | Mapping[str, int]) -> dict[s
     half = known.context // 2
     speed = {"prompt_tokens": min(512, half), "decode_tokens": min(32, half)}
     own = {
-        **{
-            "models": {**known.model, **known.smaller},
-            "datasets": datasets(known),
-            "calibrations": {"own": text},
-            "tasks": tasks,
-        },
+        "models": {**known.model, **known.smaller},
+        "datasets": datasets(known),
+        "calibrations": {"own": text},
+        "tasks": tasks,
         "experiment": compared,
         "tables": {**OFF["tables"], **(made if sparsities else {})},
         "tradeoff": {"tables": ["table1"], **speed, "decode_tokens": min(8, half), "rounds": 5},

@@ -27,8 +27,7 @@ MADE = "<!-- Made by `make config`. -->\n"
 def files() -> dict[str, str]:
     """Return the text of config/schema.json and of every such page, by its path in the repository."""
     makers = (results, configuration, command_line, columns, families)
-    names = {make: make.__name__.replace("_", "-") for make in makers}
-    pages = {f"docs/reference/{name}.md": f"{MADE}{make().rstrip()}\n" for make, name in names.items()}
+    pages = {f"docs/reference/{make.__name__.replace('_', '-')}.md": f"{MADE}{make().rstrip()}\n" for make in makers}
     return {"config/schema.json": json.dumps(Config.model_json_schema(), indent=2) + "\n", **pages}
 
 

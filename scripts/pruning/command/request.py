@@ -30,9 +30,8 @@ SPARSITY += "(with --vocabulary 0,20,30)"
 COST = "in place of a sparsity, the most a model may cost: parameters=1.2B, bytes=900MB, prefill_ms=120, decode_ms=9, "
 COST += "or a share of the dense model's: parameters=70%"
 EFFORT = "; ".join(f"{name}: {efforts.read(name).summary}" for name in efforts.EFFORTS)
-METHODS = (
-    "methods to compare, in place of the effort's recipe, with commas; tested against the dense model and the first"
-)
+METHODS = "methods to compare, in place of the effort's recipe, with commas; "
+METHODS += "tested against the dense model and the first"
 OUT = "folder of the run and its result; a run that stopped continues there"
 TOKENS = "most calibration tokens, in place of the effort's; gradients are of no more than half of the effort's own"
 RECOVER = "also fine-tune each pruned model with LoRA: distill (to predict as the dense model) or lora (on the data)"
@@ -47,10 +46,8 @@ QUESTIONS += "of a model that is rarely right)"
 TASK = "also evaluate this task of lm-eval, as gsm8k; repeat"
 GGUF = f"also make a GGUF file of the model to take, of this type; repeat for several: {', '.join(BLOCK)}"
 TOLERANCE = "most per cent that perplexity may rise; 10 unless given, 2 where it is that of right answers"
-AGAINST = (
-    "also compare, at equal bytes, with the dense model in this GGUF type (as q8_0, q4_k_m, q3_k_m), or with this "
-)
-AGAINST += "smaller model, given as MODEL is; repeat"
+AGAINST = "also compare, at equal bytes, with the dense model in this GGUF type (as q8_0, q4_k_m, q3_k_m), "
+AGAINST += "or with this smaller model, given as MODEL is; repeat"
 
 
 def option(kind: Any, words: str, *names: str, **more: Any) -> Any:

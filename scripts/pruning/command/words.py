@@ -47,9 +47,7 @@ class Content:
     budgets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> what scripts/budget.py found
     notes: Sequence[str] = ()  # what efforts.py says
     units: str = "FFN neurons"  # that sparsity counts
-    widths: Mapping[Variant, Sequence[int]] = field(
-        default_factory=dict
-    )  # kept units of each layer, the dense one's too
+    widths: Mapping[Variant, Sequence[int]] = field(default_factory=dict)  # kept units per layer, the dense model's too
     examples: Sequence[Mapping[str, Any]] = ()  # decision.examples
     outcomes: Mapping[str, int] = field(default_factory=dict)  # decision.outcomes, of all answers
     stages: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["stage", "jobs", "total_s", "share"]))
