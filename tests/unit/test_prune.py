@@ -32,7 +32,6 @@ from pruning.command import (
     ready,
     right_answers,
     running,
-    work,
 )
 from pruning.command.configuration import build, model_section, model_source, parameters_of, text
 from pruning.command.known import Known, Own
@@ -539,7 +538,7 @@ CONFIGURED = [  # what is asked for and known, and what of the configuration fol
     (
         {"answers": ONE, "tasks": GSM8K},
         "experiment: {together: [[own, own_validation, own_answers, gsm8k]]}",  # in one job with the texts
-        "tasks: {gsm8k: {limit: 200}, own_answers: {metrics: ['exact_match,judged']}}",
+        "tasks: {gsm8k: {limit: 200}, own_answers: {metrics: ['exact_match,judged'], limit: 1, max_gen_toks: 256}}",
         "tables: {table1: {tasks: [own, own_answers, gsm8k]}}",
     ),
 ]
@@ -582,11 +581,6 @@ def test_what_a_mixture_of_experts_has_not_is_refused(options, said):
 )
 def test_what_sparsity_counts_is_said(methods, trained, units):
     assert known(methods=methods, trained=trained).units == units
-
-
-def test_estimates_count_the_questions():
-    task = validated(made(answers=ONE)).tasks["own_answers"]
-    assert work.length_of("own_answers", task) == (len(ONE.records["test"]), work.PROMPT / 4, ONE.tokens, 0)
 
 
 @pytest.mark.parametrize(
