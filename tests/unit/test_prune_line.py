@@ -202,7 +202,7 @@ def test_the_printed_prompt_begins_as_the_model_was_calibrated(tmp_path):
     """A chat format that writes the first token itself: the tokenizer adds no second one."""
     folder = tiny.save(tiny.qwen2(), tmp_path)
     own = json.loads((folder / "tokenizer_config.json").read_text())
-    for first in ("<bos>", {"content": "<bos>"}):
+    for first in ("<bos>", {"__type": "AddedToken", "content": "<bos>"}):
         (folder / "tokenizer_config.json").write_text(json.dumps(own | {"bos_token": first}))
         assert "add_special_tokens=False)" in take.commands(folder, [], "<bos>user: hi")["Python"]
         assert "add_special_tokens" not in take.commands(folder, [], "hi")["Python"]

@@ -1,6 +1,5 @@
 """How to use the model that was taken: commands that work as they stand, for each runtime."""
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -41,10 +40,12 @@ def check(methods: Mapping[str, Method], folder: Path) -> None:
 
 def commands(folder: Path, files: Sequence[Path], prompt: str) -> dict[str, str]:
     """Return runtime -> what to type, with whole paths. folder: of an exported model; files: its GGUF files."""
-    config = read_config(folder)
+    from pruning.models import tokenizers  # slow
+
+    config, first = read_config(folder), tokenizers.load(folder).bos_token  # which a chat format writes itself
     whole, own_code = str(folder.resolve()), "auto_map" in config
     trusted = ", trust_remote_code=True" if own_code else ""
-    started = ", add_special_tokens=False" if (first := _first(folder)) and prompt.startswith(first) else ""
+    started = ", add_special_tokens=False" if first and prompt.startswith(first) else ""
     said = {"Python": PYTHON.format(folder=whole, own_code=trusted, prompt=prompt, started=started)}
     with suppress(InputError):  # no line for what vLLM would not compute right
         served.check(folder, own_code)
@@ -60,13 +61,6 @@ def commands(folder: Path, files: Sequence[Path], prompt: str) -> dict[str, str]
         said[f"llama.cpp, {file.stem}"] = shlex.join(["llama-cli", "-m", str(file)])
         said[f"Ollama, {file.stem}"] = f"{shlex.join(create)} && {shlex.join(start)}"
     return said
-
-
-def _first(folder: Path) -> str:
-    """Return the token that a model's texts begin with, which a chat format writes itself; "" where there is none."""
-    path = folder / "tokenizer_config.json"
-    token = json.loads(path.read_text(encoding="utf-8")).get("bos_token") if path.is_file() else None
-    return (token["content"] if isinstance(token, dict) else token) or ""
 
 
 def prompt_of(data: Path) -> str:
