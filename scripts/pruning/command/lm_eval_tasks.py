@@ -50,15 +50,14 @@ def _asked(name: str, metric: str) -> Asked:
     usual = DEFAULT.tasks.get(name)
     if re.fullmatch(r"[a-z0-9_-]+", name) and own.is_file():
         has, preferred = metric_names(own), usual.metrics if usual and usual.kind == "lm_eval" else []
-        section = {"chance": usual.chance} if preferred else {}
         [dataset] = {Path(file).parent.name for file in data_files(own)}
         there = dataset in DEFAULT.datasets and "train" in DEFAULT.splits(dataset)
         training = names.DATA.format(dataset=dataset, split="train") if there else None
-        section = {**_section(name, metric, has, preferred), **section}
+        section = _section(name, metric, has, preferred) | ({"chance": usual.chance} if preferred else {})
         return Asked(name, section, training=training, files=tuple(data_files(own)))
     with within("--task "):
         include, whole = packaged(name)
-    alias = re.sub(r"[^a-z0-9_-]+", "_", name.lower())
+    alias = _key(name)
     if alias in DEFAULT.tasks or alias in DEFAULT.datasets:
         alias = f"lm_eval_{alias}"
     definition, dataset = _on_hub(name, alias, whole)
@@ -71,9 +70,9 @@ def _asked(name: str, metric: str) -> Asked:
     return Asked(alias, section, {alias: dataset}, text, training, files)
 
 
-def _key(split: str) -> str:
-    """Return a split's name as a path may have it."""
-    return re.sub(r"[^a-z0-9_-]+", "_", split.lower())
+def _key(name: str) -> str:
+    """Return a name, of a task or split, as a path may have it."""
+    return re.sub(r"[^a-z0-9_-]+", "_", name.lower())
 
 
 def with_training_data(given: Sequence[Asked]) -> Asked:
