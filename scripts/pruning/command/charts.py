@@ -138,11 +138,11 @@ def widths_map(content: Content) -> tuple[Any, list[dict[str, Any]]]:
 
 
 def specifications(content: Content) -> dict[str, dict[str, Any]]:
-    """Return all charts in Vega-Lite by their place on the page: `{measure}/{cost}`, and `widths` where there are any.
+    """Return all charts in Vega-Lite by their place on the page: `{measure}/{cost}`, and `widths`.
 
     Altair's own check would take most of the time: a test makes it."""
     made = {f"{measure.key}/{cost}": panel(content, measure, cost) for measure in content.measures for cost in HEADS}
-    made |= {"widths": widths_map(content)} if content.widths else {}
+    made["widths"] = widths_map(content)
     return {key: {**chart.to_dict(validate=False), "datasets": {ROWS: rows}} for key, (chart, rows) in made.items()}
 
 
