@@ -283,7 +283,7 @@ UNEVEN = "attention_obs: layers of different widths, which llama.cpp does not re
         (["attention_obs", "wanda"], "qwen3", 64, 20, UNEVEN),
         (["attention_obs"], "qwen2", 64, 20, None),  # `deci` has them
         (["attention_obs"], "lfm2", 64, 20, None),  # has no file of any widths
-        (["wanda", "nobody"], "qwen3", 64, 20, None),
+        (["wanda"], "qwen3", 64, 20, None),
     ],
 )
 def test_few_tokens_and_files_that_cannot_be_made_are_said_beforehand(methods, family, width, sparsity, said):

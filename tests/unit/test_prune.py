@@ -576,7 +576,7 @@ def test_what_a_mixture_of_experts_has_not_is_refused(options, said):
         (["narrow_wanda"], None, "FFN neurons"),  # the model is dense
         (["taylor_fo", "frequency"], [], "experts"),
         (["narrow_wanda"], [], "neurons inside experts"),
-        (["frequency", "narrow_wanda", "a stranger"], [], "experts, or neurons inside them,"),
+        (["frequency", "narrow_wanda"], [], "experts, or neurons inside them,"),
     ],
 )
 def test_what_sparsity_counts_is_said(methods, trained, units):
@@ -988,7 +988,7 @@ class Answering:
     def collect(self, effort: str = "standard", train: int = 400, validation: int = 100, test: int = 70, **more):
         records = {"train": train, "validation": validation, "test": test}
         asking = ONE._replace(records={part: ONE.records["test"][:1] * n for part, n in records.items()})
-        usual = {"answers": asking, "own": Own(train), "methods": [effort]}
+        usual = {"answers": asking, "own": Own(train), "methods": {effort: efforts.read(effort).method}}
         about = known(10**6, **usual, out=self.out, effort=effort, **more)
         own, said = right_answers.collect(about)
         return replace(about, own=own), " ".join(said)

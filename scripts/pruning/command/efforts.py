@@ -145,10 +145,8 @@ def needs(folder: Path, dtype: str, calibration: Mapping[str, Any], on_gpus: boo
 
 
 def definitions(methods: Mapping[str, Method | None]) -> dict[str, Method]:
-    """Return the methods by name. None stands for that of the default configuration; names that this has not are left
-    out, for the workflow to refuse."""
-    known = set(DEFAULT.method_names)
-    return {name: own or DEFAULT.method(name) for name, own in methods.items() if own or name in known}
+    """Return the methods by name. None stands for that of the default configuration."""
+    return {name: own or DEFAULT.method(name) for name, own in methods.items()}
 
 
 def with_vocabularies(

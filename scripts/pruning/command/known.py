@@ -47,7 +47,7 @@ class Known:
     answers: own_data.Answers | None = None  # the questions whose answers are judged
     own: Own | None = None  # None: models are not calibrated on own answers
     methods: Mapping[str, Method | None] = field(default_factory=dict)
-    """What is compared; None: of the default configuration, or nobody's."""
+    """What is compared; None: of the default configuration."""
     notes: Sequence[str] = ()  # for the page
 
     @property
