@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Annotated, NamedTuple, TextIO
+from typing import Annotated, Literal, NamedTuple, TextIO
 
 import typer
 
@@ -23,7 +23,7 @@ from pruning.analysis import costs
 from pruning.command import cards, work
 from pruning.command.config_file import whole
 from pruning.core import names, workflow
-from pruning.core.errors import InputError, one_line
+from pruning.core.errors import one_line
 
 STARTING = 6.0  # seconds of a job that loads a model, before it computes: Python's libraries, above all
 SHORT = 3.0  # the same of other jobs, which are over then
@@ -102,7 +102,7 @@ app = typer.Typer(add_completion=False)
 @app.command(context_settings={"ignore_unknown_options": True})
 def estimate(
     arguments: Annotated[list[str], typer.Argument(help="as for snakemake: targets, --configfile, --config, …")],
-    card: Annotated[str, typer.Option(help=f"hours on which: {', '.join(cards.CARDS)}")] = "rtx4090",
+    card: Annotated[Literal[*cards.CARDS], typer.Option(help="hours on which")] = "rtx4090",
 ) -> None:
     warnings.simplefilter("ignore")  # transformers' own, about its own
     from rich.console import Console
@@ -110,8 +110,6 @@ def estimate(
     from snakemake.cli import get_argument_parser, parse_config
     from snakemake.common.configfile import load_configfile
 
-    if card not in cards.CARDS:
-        raise InputError(f"--card {card}: known are {', '.join(cards.CARDS)}")
     given = get_argument_parser().parse_args(arguments)
     with tempfile.TemporaryFile("w+") as messages:
         jobs = planned(arguments, messages)
