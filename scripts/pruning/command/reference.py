@@ -47,9 +47,6 @@ What the default configuration makes in `results/`, by `snakemake --cores 8 pape
 {table(("file in `results/`", "what"), rows)}"""
 
 
-SECTIONS = ("models", "datasets", "calibrations", "methods", "tasks", "tunings", "budgets", "tables")
-
-
 def configuration() -> str:
     """Return a table per section of the configuration, from the schema that validates it."""
     schema = Config.model_json_schema()
@@ -64,7 +61,7 @@ types end the run before any job.
     text += f"## Single values\n\n{keys(alone, schema.get('required', []), schema['$defs'])}\n"
     for key, own in schema["properties"].items():
         if key not in alone:
-            name = f"{key}.<name>" if key in SECTIONS else key
+            name = f"{key}.<name>" if "patternProperties" in own else key
             text += f"## {key}\n\n{sentence(own.get('description', ''))}"
             text += "".join(described(name, own, schema["$defs"]))
     return text
