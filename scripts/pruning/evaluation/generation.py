@@ -18,8 +18,6 @@ from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
 
 from pruning.evaluation import shared_prefix
 
-# The last position's logits alone. As an index, not as a number: transformers would pass the head a slice of the hidden
-# states, for which torch on a CPU copies the head's whole matrix for every row.
 SHARED = 16  # a shorter common beginning is not worth a forward pass of its own
 ROOM = 64  # tokens that a buffer grows by
 # A loop repeats at most 48 tokens, and has repeated the last 64, three periods and twice what is left exactly.
