@@ -12,7 +12,7 @@ from pruning.calibration import gradients
 from pruning.calibration.prepare import as_batches, micro_batches
 from pruning.command import efforts
 from pruning.core.errors import InputError
-from pruning.evaluation import generation, likelihood
+from pruning.evaluation import likelihood
 from pruning.methods import refit
 from pruning.models import complete, rehearsal, settled
 from pruning.models.checkpoint import Checkpoint
@@ -20,20 +20,6 @@ from pruning.models.families import FAMILIES
 
 HYBRIDS = [name for name, family in FAMILIES.items() if family.hybrid]
 hybrids = pytest.mark.parametrize("family", HYBRIDS)
-BEGINNING = list(range(40, 40 + generation.SHARED + 4))
-
-
-@hybrids
-def test_generation_is_transformers_own(family):
-    """Of prompts of uneven lengths, padded beside each other, after a beginning that a cache could hold once."""
-    model, prompts = tiny.of_family(family), [[*BEGINNING, *own] for own in ([3], [9, 120, 33, 8, 201, 5, 66], [1, 2])]
-    assert generation.prefix_cache(model, BEGINNING) is None  # padding after it would be part of a state
-    found = generation.greedy(model, prompts, 12, lambda *_: False, pad=0)
-    plain = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
-    whole = [model.generate(torch.tensor([prompt]), **plain)[0, len(prompt) :].tolist() for prompt in prompts]
-    assert [own.tokens for own in found] == whole
-    leaving = generation.greedy(model, prompts, 12, lambda row, tokens: row == 1 and len(tokens) == 3, pad=0)
-    assert [own.tokens for own in leaving] == [whole[0], whole[1][:3], whole[2]]  # of a batch that got smaller
 
 
 @hybrids
