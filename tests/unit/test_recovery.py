@@ -236,14 +236,6 @@ def test_an_adapter_that_is_not_as_it_was_made_is_refused(pruned, name):
         from_pruned(pruned / "model", adapter, pruned / "merged")
 
 
-def test_other_settings_do_not_go_on_from_that_checkpoint(pruned, monkeypatch):
-    killed(pruned, monkeypatch)
-    steps, loss = [], recovery.backward
-    monkeypatch.setattr(recovery, "backward", lambda *a: (steps.append(1), loss(*a))[1])
-    run(pruned, learning_rate=0.02)
-    assert len(steps) == 6
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
