@@ -15,7 +15,6 @@ from pruning.models.gguf import model
 
 DTYPES = {"f16": "float16", "bf16": "bfloat16"}
 """Types that only round -> what to."""
-TOOLS = {"gguf": "gguf", "llama-cpp-python": "llama_cpp"}
 
 
 def exported(folder: Path, output: Path, settings: Mapping[str, Any], threads: int) -> dict[str, Any]:
@@ -24,7 +23,7 @@ def exported(folder: Path, output: Path, settings: Mapping[str, Any], threads: i
     `experts` there are), `made_with` and `checks`.
 
     Raises InputError as model.convert and runtimes.in_llama_cpp do."""
-    kind, checks = settings["type"], {}
+    kind, checks, tools = settings["type"], {}, {"gguf": version("gguf")}
     artifacts.check_model(folder)
     with artifacts.atomic(output) as temporary:
         held = model.convert(folder, temporary, kind, settings, threads)
@@ -32,6 +31,7 @@ def exported(folder: Path, output: Path, settings: Mapping[str, Any], threads: i
             ours, tokenizer = loading.load(folder, settings["dtype"], "cpu")
             wanted = runtimes.expected(ours, tokenizer, settings["dtype"])
             del ours
+            tools["llama-cpp-python"] = version("llama-cpp-python")
             checks["llama.cpp"] = runtimes.in_llama_cpp(temporary, wanted, tokenizer, DTYPES.get(kind))
         held = {"type": kind, "bytes": temporary.stat().st_size, **held}
     own = Checkpoint(folder)
@@ -39,7 +39,6 @@ def exported(folder: Path, output: Path, settings: Mapping[str, Any], threads: i
     if own.family.mixture:
         neurons = zip(own.channels(own.main.name), own.widths, strict=True)
         sizes = {"experts": own.widths, "widths": [all_of_them // many for all_of_them, many in neurons]}
-    tools = {name: version(name) for name, module in TOOLS.items() if find_spec(module)}
     return {**held, **sizes, "made_with": tools, "checks": checks}
 
 

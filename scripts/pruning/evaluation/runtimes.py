@@ -6,7 +6,6 @@ log-probabilities}. To add a runtime, add a function to RUNTIMES. A GGUF file is
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -113,8 +112,8 @@ RUNTIMES = {"transformers": in_transformers, "peft": in_peft, "lm_eval": in_lm_e
 
 
 def check(folder: Path, wanted: Expected) -> dict[str, dict[str, object]]:
-    """Runtime -> what was found, for all that are installed."""
-    return {name: run(folder, wanted) for name, run in RUNTIMES.items() if find_spec(name)}
+    """Runtime -> what was found."""
+    return {name: run(folder, wanted) for name, run in RUNTIMES.items()}
 
 
 def in_llama_cpp(
