@@ -130,7 +130,7 @@ def model_class(directory: Path) -> type[PreTrainedModel]:
     def own(self, config: PretrainedConfig) -> None:
         stock.__init__(self, config)
         for name, units in own_units.items():
-            STRUCTURES[name].resize(self, dict(enumerate(units)))
+            STRUCTURES[name].resize(self, units)
         if biased:
             ffn.add_down_bias(self)
 

@@ -165,15 +165,14 @@ class Structure:
         on = torch.tensor(np.repeat(keep, site.in_features // max(len(keep), 1)))
         stack.callback(site.register_forward_pre_hook(lambda _, args: (args[0] * on.to(args[0]),)).remove)
 
-    def resize(self, model: nn.Module, units: Mapping[int, int]) -> None:
-        """Leave these layers of a stock model so many of their units, the first ones, in place."""
-        family, layers, whole = families.of(model), families.pruned_layers(model), self.whole(model.config.to_dict())
-        for index, count in units.items():
-            self.shrink(layers[index], index, {index: np.arange(whole) < count}, family)
+    def resize(self, model: nn.Module, units: Sequence[int]) -> None:
+        """Leave the layers of a stock model so many of their units, the first ones, in place."""
+        whole = self.whole(model.config.to_dict())
+        keeps = [np.arange(whole) < count for count in units]
+        for index, layer in enumerate(families.pruned_layers(model)):
+            self.shrink(layer, index, keeps, families.of(model))
 
-    def shrink(
-        self, layer: nn.Module, index: int, keeps: Sequence[np.ndarray] | Mapping[int, np.ndarray], family: Family
-    ) -> None:
+    def shrink(self, layer: nn.Module, index: int, keeps: Sequence[np.ndarray], family: Family) -> None:
         """Cut one decoder layer, the `index`th of those that are pruned, down to its kept units, in place."""
         for name in self.modules(family):
             module = layer.get_submodule(name)
