@@ -6,7 +6,6 @@ from pruning.evaluation.degeneration import extract_answer, final_loop, repetiti
 def test_repetition_by_hand():
     assert repetition("abcdabcd") == pytest.approx(1 / 5)  # abcd bcda cdab dabc abcd
     assert repetition("aaaaaaa") == pytest.approx(3 / 4)
-    assert repetition("abab", n=2) == pytest.approx(1 / 3)
     assert repetition([1, 2, 3, 4, 5, 6]) == repetition("aaaa") == repetition([]) == 0
 
 

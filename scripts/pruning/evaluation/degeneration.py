@@ -7,11 +7,11 @@ import re
 from collections.abc import Hashable, Sequence
 
 
-def repetition(tokens: Sequence[Hashable], n: int = 4) -> float:
-    """Share of the n-grams that occurred before: 1 - unique / all; 0 for fewer than n + 1 tokens.
+def repetition(tokens: Sequence[Hashable]) -> float:
+    """Share of the 4-grams that occurred before: 1 - unique / all; 0 for fewer than 5 tokens.
 
     Source: Welleck et al. (2020), "Neural text generation with unlikelihood training", section 6.1, seq-rep-n."""
-    grams = list(zip(*(tokens[start:] for start in range(n)), strict=False))
+    grams = list(zip(*(tokens[start:] for start in range(4)), strict=False))
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
