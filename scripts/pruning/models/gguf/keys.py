@@ -48,7 +48,8 @@ def parameters(writer: "GGUFWriter", config: "PretrainedConfig", own: Architectu
         writer.add_logit_scale(config.logits_scaling)
     if config.model_type == "smollm3" and list(config.no_rope_layers) != [(n + 1) % 4 != 0 for n in range(len(widths))]:
         raise InputError("gguf: llama.cpp's smollm3 has no rotation in every fourth layer, this model in others")
-    if config.model_type == "gpt_oss" and (spans := list(config.layer_types)) != alternating(len(spans)):
+    in_turn = ["full_attention" if n % 2 else "sliding_attention" for n in range(len(widths))]
+    if config.model_type == "gpt_oss" and list(config.layer_types) != in_turn:
         raise InputError("gguf: llama.cpp's gpt-oss has a sliding window in every other layer, this model in others")
     for key, value in FIXED.get(own.name, {}).items():
         if (found := getattr(config, key, value)) != value:
@@ -56,10 +57,6 @@ def parameters(writer: "GGUFWriter", config: "PretrainedConfig", own: Architectu
     for cap in ("attn_logit_softcapping", "final_logit_softcapping"):
         if value := getattr(config, cap, None):
             getattr(writer, f"add_{cap}")(value)
-
-
-def alternating(layers: int) -> list[str]:
-    return ["full_attention" if layer % 2 else "sliding_attention" for layer in range(layers)]
 
 
 def mixture(writer: "GGUFWriter", config: "PretrainedConfig", own: Architecture, experts: int) -> None:
