@@ -1,6 +1,5 @@
 """Whether a checkpoint holds all of a model and nothing else: what is missing, transformers draws at random."""
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from pruning.core.files import reading
 from pruning.models import tokenizers
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import read_config
+from pruning.models.multimodal import write_index
 
 INV_FREQ = r"rotary_emb\.inv_freq$"
 """Of older checkpoints: transformers computes it."""
@@ -51,10 +51,8 @@ def take_out(directory: Path, copies: Collection[str]) -> None:
     for file in {file for name, file in Checkpoint(directory).file_of.items() if name in copies}:
         kept = {name: tensor for name, tensor in load_file(file).items() if name not in copies}
         save_file(kept, file, metadata={"format": "pt"}) if kept else file.unlink()
-    if (path := directory / "model.safetensors.index.json").is_file() and copies:
-        index = json.loads(path.read_text())
-        index["weight_map"] = {name: file for name, file in index["weight_map"].items() if name not in copies}
-        path.write_text(json.dumps(index, indent=2) + "\n")
+    if copies:
+        write_index(directory)
 
 
 def refuse(directory: Path, found: Mapping[str, Any]) -> None:
