@@ -5,7 +5,6 @@ What needs llama.cpp is skipped where llama-cpp-python is not installed.
 
 import importlib.util
 import json
-import sys
 from collections import Counter
 from copy import deepcopy
 from functools import cache
@@ -599,10 +598,6 @@ def test_every_family_is_converted_or_named_as_not():
     table = (ROOT / "docs/howto/llama-cpp.md").read_text()
     for kind in FAMILIES:
         assert f"`{kind}`" in table
-
-
-def test_nothing_of_this_hides_the_package():
-    assert not (ROOT / "scripts/gguf.py").exists() and sys.modules["gguf"].__file__.endswith("gguf/__init__.py")
 
 
 @needs_llama_cpp
