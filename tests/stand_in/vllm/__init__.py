@@ -111,10 +111,4 @@ def in_transformers_backend(folder: str, config, trust: bool, dtype):
     head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"]).to(dtype)
     real = type(model)(config).to(dtype)  # buffers with their values
     real.load_state_dict(body, strict=True)
-    scale, cap = getattr(config, "logit_scale", 1.0), getattr(config, "final_logit_softcapping", None)
-
-    def logits(ids):
-        found = scale * (real.eval()(ids).last_hidden_state @ head.T)
-        return torch.tanh(found / cap) * cap if cap else found
-
-    return logits
+    return lambda ids: real.eval()(ids).last_hidden_state @ head.T
