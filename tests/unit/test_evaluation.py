@@ -304,11 +304,6 @@ def test_the_perplexity_stage_joins_records_and_weighs_tokens(tmp_path):
     assert [found.result[key] for key in ("tokens", "windows", "seqlen")] == [21, 3, 8]
 
 
-def test_a_record_without_text_is_refused_and_not_scored_as_none(tmp_path):
-    with pytest.raises(InputError, match=r"data.parquet: the text needs a field 'text'; record 2 has \[\]"):
-        windowed(tmp_path, tiny.qwen2(), ["abc", None, "defgh"], seqlen=4)
-
-
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_bits_per_byte_are_a_hand_loop_over_pieces_of_text(tmp_path, batch_size):
     """Each piece after the end token, and no character in two of them."""

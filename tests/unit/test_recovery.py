@@ -240,7 +240,6 @@ def test_an_adapter_that_is_not_as_it_was_made_is_refused(pruned, name):
     ("changes", "message"),
     [
         ({"targets": ["q_proj", "fc1"]}, r"targets: no linear modules \['fc1'\] in the model; it has \['down_proj'"),
-        ({"prompt": "{text}"}, r"needs a field 'text'; record 1 has \['answer', 'question'\]"),
         ({"sequence_length": 3}, "tunings: sequence_length: 3: no text's completion begins within it: raise"),
     ],
 )
