@@ -70,6 +70,5 @@ def refuse(directory: Path, found: Mapping[str, Any]) -> None:
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             mistakes.append(what.format(", ".join(names[:3]) + more, type=config.get("model_type")))
-    mistakes += [str(message).splitlines()[0] for message in found.get("error_msgs", ())]
     if mistakes:
         raise InputError(f"{directory}: not the whole model: it {'; it '.join(mistakes)}; fetch it again, or fix it")
