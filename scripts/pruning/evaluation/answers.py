@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
+from lm_eval.models.utils import normalize_gen_kwargs
 
 from pruning.core.artifacts import key_of
 from pruning.core.errors import InputError
@@ -112,7 +113,7 @@ class CachingLM:
 
         Raises InputError when memory does not suffice for a batch of one, and if sampling is asked for: the same
         request would have several responses."""
-        if kind == "generate_until" and any(_sampled(request.args[1]) for request in requests):
+        if kind == "generate_until" and any(normalize_gen_kwargs(request.args[1])["do_sample"] for request in requests):
             raise InputError("generation_kwargs: only greedy answers can be cached: set `do_sample: false`")
         keys = [key_of(kind, request.args) for request in requests]
         tried = []
@@ -135,9 +136,3 @@ class CachingLM:
             torch.cuda.empty_cache()  # an error's traceback, which held tensors, is freed here
         responses = [self.answers[key]["response"] for key in keys]
         return [tuple(response) if isinstance(response, list) else response for response in responses]
-
-
-def _sampled(asked: dict[str, Any]) -> bool:
-    """Whether generation arguments ask for sampling, by lm-eval's rule: without `do_sample`, a temperature does."""
-    do_sample = asked.get("do_sample")
-    return float(asked.get("temperature", 0)) > 0 if do_sample is None else bool(do_sample)
