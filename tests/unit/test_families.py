@@ -99,7 +99,7 @@ def test_the_energy_is_before_the_final_norm(family):
     with Calibration(model, objectives=("energy", "energy_post")) as run:
         run.run(as_batches([torch.tensor([TEXT])]))
     with tiny.watched([families.final_norm(model)]) as [calls]:
-        hidden = families.backbone(model)(torch.tensor([TEXT]), output_hidden_states=True).hidden_states
+        hidden = model.base_model(torch.tensor([TEXT]), output_hidden_states=True).hidden_states
     [(before, after)] = calls
     torch.testing.assert_close(run.before_norm.detach(), before)
     torch.testing.assert_close(run.after_norm.detach(), after)

@@ -65,7 +65,7 @@ def _resumed(
     device = model.get_input_embeddings().weight.device
     with layer.register_forward_pre_hook(resume), idle(idling):
         mask = batch.counted.to(device).long()
-        return families.backbone(model)(input_ids=batch.ids.to(device), attention_mask=mask, use_cache=False)[0]
+        return model.base_model(input_ids=batch.ids.to(device), attention_mask=mask, use_cache=False)[0]
 
 
 def hand_on(hidden_states: Tensor, *_, **__) -> Tensor:

@@ -247,8 +247,3 @@ def device(model: nn.Module, module: nn.Module) -> torch.device:
 
 def final_norm(model: nn.Module) -> nn.Module:
     return model.get_submodule(of(model).norm)
-
-
-def backbone(model: nn.Module) -> nn.Module:
-    """The model without its head."""
-    return getattr(model, model.base_model_prefix)

@@ -30,7 +30,7 @@ IN_CACHE = 2**20
 
 def hidden_states(model: nn.Module, ids: Tensor, mask: Tensor | None = None) -> Tensor:
     """What the head gets [B, T, d]: the residual stream after the final norm. mask [B, T]: 1 for real tokens."""
-    return families.backbone(model)(input_ids=ids, attention_mask=mask, use_cache=False)[0]
+    return model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)[0]
 
 
 def token_losses(model: nn.Module, hidden: Tensor, ids: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class _Given(nn.Module):
 
 @contextmanager
 def _answering(model: nn.Module, hidden: Tensor, own_head: nn.Module) -> Iterator[None]:
-    backbone, whole = families.backbone(model), model.get_output_embeddings()
+    backbone, whole = model.base_model, model.get_output_embeddings()
     setattr(model, model.base_model_prefix, _Given(hidden))
     model.set_output_embeddings(own_head)
     try:
