@@ -26,8 +26,6 @@ class Mixture:
     """An FFN that is a mixture of experts. In transformers' class it has `experts`, all of which are in one parameter
     (`gate_up_proj`, `down_proj`, [experts, …, …]), and a router; on disk an expert may have tensors of its own."""
 
-    counted: tuple[str, ...] = ("num_local_experts", "num_experts")
-    """Keys of config.json of which one says how many experts a layer has; transformers knows these for one another."""
     router: str = "gate"
     """The module with a row an expert, from the FFN."""
     stored: str = "mlp"
@@ -92,7 +90,7 @@ FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("qwen2_moe", "qwen3_moe", "olmoe"), Family(qkv=(), mixture=Mixture())),
     "mixtral": Family(qkv=(), mixture=Mixture(stored="block_sparse_moe", matrices=("w1", "w3", "w2"))),
     "gpt_oss": Family(qkv=(), mixture=Mixture(router="router", interleaved=True)),
-    **dict.fromkeys(GROUPED, Family(qkv=(), mixture=Mixture(counted=("n_routed_experts",)))),
+    **dict.fromkeys(GROUPED, Family(qkv=(), mixture=Mixture())),
 }
 MIXTURES = tuple(name for name, family in FAMILIES.items() if family.mixture)
 DENSE = tuple(name for name in FAMILIES if name not in MIXTURES)
@@ -184,9 +182,8 @@ def _check_mixture(config: Mapping[str, Any], source: object) -> None:
     if dense:
         said = ", ".join(f"{key}: {own}" for key, own in dense.items())
         raise InputError(f"{source}: {kind} model with experts in some layers alone ({said}), which is not supported")
-    counted = FAMILIES[kind].mixture.counted
-    if not any(config.get(key) for key in counted) or not config.get(TOP_K):
-        raise InputError(f"{source}: {kind} model whose config.json does not say {' or '.join(counted)}, or {TOP_K}")
+    if not any(config.get(key) for key in EXPERTS) or not config.get(TOP_K):
+        raise InputError(f"{source}: {kind} model whose config.json does not say {' or '.join(EXPERTS)}, or {TOP_K}")
     if kind in GROUPED and config.get("n_group") != 1:
         said = f"n_group: {config.get('n_group')}"
         raise InputError(f"{source}: {kind} model whose experts are chosen by groups ({said}), which is not supported")
