@@ -170,6 +170,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None] | str, ...]] = {  # what is done
         f"{key}: {value}": (with_keys("tokenizer_config.json", **{key: value}), message)
         for (key, value), message in TOKENIZER_KEYS.items()
     },
+    "no end of a text": (
+        with_keys("tokenizer_config.json", eos_token=None, pad_token=None),
+        "tokenizer_config.json: no `eos_token`: name the token of the vocabulary",
+    ),
     "no tokenizer.json": (lambda model: (model / "tokenizer.json").unlink(), "is tokenizer.json missing?"),
     "a token beyond the vocabulary": (with_keys(*VOCABULARY, e=257), "json: token 'e' has number 257, but the model"),
     "a negative token": (with_keys(*VOCABULARY, e=-1), "tokenizer*.json: cannot be read"),
