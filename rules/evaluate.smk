@@ -111,7 +111,7 @@ def backend_of(wildcards, task):
     if own.kind != "lm_eval":
         return "hf"
     if own.backend and variant_of(wildcards).type:
-        checked(gguf.check_runs, f"tasks.{task}.backend: what")
+        checked(gguf.check_installed, f"tasks.{task}.backend: what runs in")
         return own.backend
     return CONFIG.models[wildcards.model].backend
 

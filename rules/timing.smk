@@ -149,7 +149,7 @@ def timed_pair(wildcards):
 
 def timed_pair_files(wildcards):
     """With their records, which say in place of the files, by their hashes, whether they changed."""
-    checked(gguf.check_runs, "what a table at equal speed times")
+    checked(gguf.check_installed, "what a table at equal speed times runs in")
     return [path for stem in timed_pair(wildcards).values() for path in (ancient(f"{stem}.gguf"), f"{stem}.json")]
 
 

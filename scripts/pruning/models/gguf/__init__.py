@@ -26,15 +26,11 @@ def check(kind: str, named: str = "export: ") -> None:
     if kind not in BLOCK:
         raise InputError(f"{named}no type {kind!r} of GGUF file is made; there are {', '.join(BLOCK)}")
     if kind in BY_LLAMA_CPP:
-        _check_installed(f"{named}{kind} is made by", f", or ask for {', '.join(OWN)}, which do not need it")
+        check_installed(f"{named}{kind} is made by", f", or ask for {', '.join(OWN)}, which do not need it")
 
 
-def check_runs(what: str) -> None:
-    """Raises InputError if llama.cpp, in which `what` runs, is not installed."""
-    _check_installed(f"{what} runs in")
-
-
-def _check_installed(what: str, instead: str = "") -> None:
+def check_installed(what: str, instead: str = "") -> None:
+    """Raises InputError if llama.cpp is not installed. what: the beginning of a sentence that names it."""
     if find_spec("llama_cpp") is None:
         raise InputError(
             f"{what} llama.cpp, and llama-cpp-python is not installed: pip install llama-cpp-python (it compiles for "
