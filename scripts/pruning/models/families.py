@@ -128,14 +128,13 @@ def read_config(directory: Path) -> dict[str, Any]:
             raise InputError(f"{path}: {key}: {str(config[key])[:80]} is not {what}; {REPLACE}")
 
     expect("model_type", "a name", isinstance(config.get("model_type"), str))
-    for key in (*SIZES, *EXPERTS, TOP_K) if config.get("model_type") in FAMILIES else ():
-        expect(key, "a whole number from 1 to 2147483647", _counts([config.get(key)], 1, 2**31 - 1))
     layers, dense = config.get("num_hidden_layers"), config.get(DENSE_LAYERS)
     if config.get("model_type") in FAMILIES:
-        right = _counts([dense], 0, layers) and dense < layers
-        expect(DENSE_LAYERS, "a whole number below num_hidden_layers", right)
+        for key in (*SIZES, *EXPERTS, TOP_K):
+            expect(key, "a whole number from 1 to 2147483647", _counts([config.get(key)], 1, 2**31 - 1))
+        expect(DENSE_LAYERS, "a whole number below num_hidden_layers", _counts([dense], 0, layers) and dense < layers)
     for key, whole in ((WIDTHS, "intermediate_size"), (GROUPS, "num_key_value_heads")):
-        layers, most, found = config.get("num_hidden_layers"), config.get(whole), config.get(key)
+        most, found = config.get(whole), config.get(key)
         right = isinstance(found, list) and len(found) == layers and _counts([most, *found], 0, most)
         expect(key, f"a list of {layers} whole numbers up to {whole}, one for each layer", right)
     expect(DOWN_BIAS, "true or false", isinstance(config.get(DOWN_BIAS), bool))
