@@ -93,9 +93,9 @@ def test_answers_come_back_exactly(path, given, found):
     assert AnswerFile(path)[A]["response"] == found
 
 
-def line(key=A, checksum=None, **record) -> bytes:
-    """A line with the checksum that it ought to have, or another."""
-    return json.dumps({"key": key, **record, "checksum": checksum or key_of("task", key, record)}).encode()
+def line(key=A, **record) -> bytes:
+    """A line with the checksum that it ought to have."""
+    return json.dumps({"key": key, **record, "checksum": key_of("task", key, record)}).encode()
 
 
 ALTERED = {
@@ -109,16 +109,11 @@ ALTERED = {
     "checksum": lambda line: line.replace(b'"checksum": "', b'"checksum": "0'),
     "a hole": lambda line: line[:20] + line[40:],
     "number": lambda _: b"5",
-    "text": lambda _: b'"text"',
     "list": lambda _: b'["key", "response"]',
-    "null": lambda _: b"null",
-    "empty": lambda _: b"",
     "no key": lambda _: json.dumps({"response": "eins", "checksum": key_of("task", A, {"response": "eins"})}).encode(),
     "no response": lambda _: line(tokens=4),
     "no checksum, as files before had none": lambda _: json.dumps({"key": A, "response": "eins"}).encode(),
-    "key of another type": lambda _: line(key=5, response="eins"),
     "key that is a list": lambda _: line(key=[A], response="eins"),
-    "checksum of another type": lambda _: line(checksum=5, response="eins"),
     "no text": lambda _: b"\xff\xfe\x00",
     "too deep": lambda _: b"[" * 100_000,
     "too long a number": lambda _: b"1" * 10_000,
