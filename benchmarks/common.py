@@ -3,10 +3,9 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
@@ -43,21 +42,9 @@ def taken(work: Callable[[], object], device: str = "cpu", times: int = 1) -> tu
     return took, (peak - before) / 1e9
 
 
-def experiment(configfile: Path, changes: Sequence[str] | None) -> dict[str, Any]:
-    """Return the configuration with that of a file, and with KEY=VALUE."""
-    from snakemake.cli import parse_config
-    from snakemake.common.configfile import load_configfile
-    from snakemake.utils import update_config
-
-    whole = load_configfile(ROOT / "config/config.yaml")
-    for own in (load_configfile(configfile), parse_config(changes or [])):
-        update_config(whole, own)
-    return whole
-
-
-def snakemake(*arguments: object, checkout: Path = ROOT) -> subprocess.CompletedProcess:
-    """Run the workflow of a checkout. Exits with what it says where it fails."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", checkout / "Snakefile", *arguments]
+def snakemake(*arguments: object) -> subprocess.CompletedProcess:
+    """Run the workflow. Exits with what it says where it fails."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", *arguments]
     done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         sys.exit(done.stdout[-2000:])

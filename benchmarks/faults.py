@@ -1,17 +1,12 @@
-"""What SIGKILL at random moments costs: wrong artefacts, finished jobs done again, tracebacks; also after edits.
+"""What SIGKILL at random moments costs: wrong artefacts, finished jobs done again, tracebacks.
 
 A small grid (a random model of two layers, three methods, two sparsities) is made once undisturbed, then again and
 again while processes are killed: one job alone, or the whole tree with snakemake. After each kill the same command is
 run again; whenever a grid is whole, its artefacts are compared with the undisturbed ones, byte by byte.
 
-With `--edits` nothing is deleted between the grids; instead settings are edited before half of the runs, those after a
-kill among them, and each whole grid must be what a fresh run of its settings makes.
-
     python benchmarks/faults.py --kills 100
-    python benchmarks/faults.py --kills 100 --edits
 """
 
-import json
 import os
 import random
 import re
@@ -30,17 +25,9 @@ import common  # noqa: F401 (finds the library, and tests/)
 import psutil
 import typer
 
-EDITS = [  # at the beginning, in the middle and at the end of the line
-    {},
-    {"calibrations": {"gsm_symbolic-s0": {"seed": 7}}},
-    {"methods": {"rku": {"round_to": 8}}},
-    {"datasets": {"gsm_symbolic": {"seed": 3}}, "tables": {"table1": {"title": "Another"}}},
-]
-
 
 def start(folder: Path, log: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "results/table1.csv"]
-    command += ["--configfile", "test.yaml", "edit.yaml"]
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "results/table1.csv", "--configfile", "test.yaml"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # jobs call `python`
     own = {"cwd": folder, "env": {**os.environ, "PATH": path}, "start_new_session": True}
     with log.open("w") as stream:
@@ -72,7 +59,6 @@ def main(
     kills: Annotated[int, typer.Option(help="so many in all")] = 100,
     seed: int = 0,
     longest: Annotated[float, typer.Option(help="seconds until a kill, at most")] = 25.0,
-    edits: Annotated[bool, typer.Option("--edits", help="edit settings between the runs, and delete nothing")] = False,
 ) -> None:
     import tiny
     from workspace import Workspace
@@ -83,28 +69,16 @@ def main(
     workspace = Workspace(folder)
     log = folder / "run.log"
     began = time.monotonic()
-    undisturbed = []
-    for edit in EDITS if edits else EDITS[:1]:
-        shutil.rmtree(folder / "results", ignore_errors=True)
-        (folder / "edit.yaml").write_text(json.dumps(edit))
-        if start(folder, log).wait():
-            sys.exit(f"error: undisturbed, it fails:\n{log.read_text()[-2000:]}")
-        undisturbed.append(workspace.artefacts())
-        print(f"undisturbed: {len(jobs_finished(log))} jobs, {len(undisturbed[-1])} artefacts", flush=True)
+    if start(folder, log).wait():
+        sys.exit(f"error: undisturbed, it fails:\n{log.read_text()[-2000:]}")
+    expected = workspace.artefacts()
+    print(f"undisturbed: {len(jobs_finished(log))} jobs, {len(expected)} artefacts", flush=True)
     print(f"{time.monotonic() - began:.0f} s", flush=True)
 
-    expected = undisturbed[-1]
     while counts["kills"] < kills:
-        if not edits:
-            shutil.rmtree(folder / "results")
+        shutil.rmtree(folder / "results")
         finished: Counter[str] = Counter()
         while True:
-            if edits and rng.random() < 0.5:
-                chosen = rng.randrange(len(EDITS))
-                (folder / "edit.yaml").write_text(json.dumps(EDITS[chosen]))
-                expected = undisturbed[chosen]
-                counts["edits"] += 1
-                finished.clear()
             run = start(folder, log)
             if counts["kills"] < kills:
                 try:
@@ -129,8 +103,7 @@ def main(
         counts["finished jobs done again"] += sum(number - 1 for number in finished.values())
         counts["grids"] += 1
         found = workspace.artefacts()
-        # After an edit is taken back, what follows a result that a kill has deleted is right without it: it stays away.
-        counts["missing intermediates"] += len(expected.keys() - found.keys())
+        counts["missing artefacts"] += len(expected.keys() - found.keys())
         for name in [name for name in found.keys() & expected.keys() if found[name] != expected[name]]:
             counts["wrong artefacts"] += 1
             print("wrong:", name, flush=True)

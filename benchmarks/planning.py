@@ -3,8 +3,7 @@
 The embedded model's experiment with more calibration texts: each asks every method at every sparsity for every task,
 in jobs of their own.
 
-    python benchmarks/planning.py                    this checkout
-    python benchmarks/planning.py ../another         that one too, in turns
+    python benchmarks/planning.py
 """
 
 import re
@@ -12,11 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Annotated
 
 import typer
 import yaml
-from common import ROOT, snakemake
+from common import snakemake
 
 
 def grid(calibrations: int) -> dict:
@@ -30,29 +28,20 @@ def grid(calibrations: int) -> dict:
     return {"calibrations": names, "experiment": experiment, "tables": {"grid": table}, "readings": None}
 
 
-def main(
-    others: Annotated[list[Path] | None, typer.Argument(help="checkouts to compare with")] = None,
-    calibrations: int = 20,
-    rounds: int = 3,
-) -> None:
-    places = [ROOT, *(others or [])]
-    times: dict[Path, list[float]] = {place: [] for place in places}
+def main(calibrations: int = 20, rounds: int = 3) -> None:
+    times: list[float] = []
     with tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch, "grid.yaml")
         config.write_text(yaml.safe_dump(grid(calibrations)))
+        command = ["-n", "--cores", "1", "--directory", scratch, "--configfile", config]
+        command += ["--config", "confirm=true", "--quiet", "rules", "--", "results/grid.csv"]
         for number in range(rounds):
-            for place in places:
-                command = ["-n", "--cores", "1", "--directory", scratch, "--configfile", config]
-                command += ["--config", "confirm=true", "--quiet", "rules", "--", "results/grid.csv"]
-                began = time.perf_counter()
-                done = snakemake(*command, checkout=place)
-                times[place].append(time.perf_counter() - began)
-                jobs = re.search(r"^total +(\d+)", done.stdout, re.M)[1]
-                print(f"round {number + 1}, {place}: {jobs} jobs in {times[place][-1]:.1f} s", flush=True)
-    for place in places:
-        print(f"{place}: median {median(times[place]):.1f} s")
-        if place != ROOT:
-            print(f"{median(b / a for a, b in zip(times[ROOT], times[place], strict=True)):.2f}x of this checkout's")
+            began = time.perf_counter()
+            done = snakemake(*command)
+            times.append(time.perf_counter() - began)
+            jobs = re.search(r"^total +(\d+)", done.stdout, re.M)[1]
+            print(f"round {number + 1}: {jobs} jobs in {times[-1]:.1f} s", flush=True)
+    print(f"median {median(times):.1f} s")
 
 
 if __name__ == "__main__":
