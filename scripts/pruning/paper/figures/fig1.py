@@ -78,7 +78,6 @@ def _ranks(axis: Axes, methods: Mapping[str, pd.DataFrame], settings: Mapping[st
         axis.plot(rank.to_numpy(), [y] * len(rank), color=looks[method].color, linewidth=0.8, marker="")
         look = {"color": looks[method].color, "linestyle": "none"}
         for rule, mark in (("equal", {"marker": "o"}), ("own", {"marker": "s", "mfc": "none", "markersize": 7})):
-            if rule in rank:
-                axis.plot(rank[rule], y, **mark, **look)
+            axis.plot(rank[rule], y, **mark, **look)
     axis.set_xlim(0, 1.08 * pd.concat(methods.values())["effective_rank"].max())
     axis.set(xlabel="effective rank (directions)", title="(c) Effective rank")

@@ -52,9 +52,8 @@ def _scatter(axis: Axes, neurons: pd.DataFrame, regions: pd.DataFrame, layer: An
         points = neurons[neurons["region"] == region]
         axis.scatter(points["activation"], points["gradient"], s=2.5 * size, color=color, marker=marker, **look)
         count = regions[regions["region"] == region]
-        if len(count):
-            text = f"{region}: {count['neurons'].iloc[0]:,.0f} neurons, by chance {count['expected'].iloc[0]:,.0f}"
-            handles.append(Line2D([], [], color=color, marker=marker, linestyle="none", label=text))
+        text = f"{region}: {count['neurons'].iloc[0]:,.0f} neurons, by chance {count['expected'].iloc[0]:,.0f}"
+        handles.append(Line2D([], [], color=color, marker=marker, linestyle="none", label=text))
     limits = axis.get_xlim(), axis.get_ylim()
     for region, (color, _) in REGIONS.items():
         _shade(axis, neurons[neurons["region"] == region], region, color, limits)
@@ -82,11 +81,10 @@ def _kept(axis: Axes, rows: pd.DataFrame, settings: Mapping[str, Any]) -> None:
         overall = 100 * of_method["layer_kept_share"].iloc[0]
         axis.plot([overall] * 2, [y - 0.35, y + 0.35], color=style.INK, linewidth=1.6)
         for shift, (region, (color, marker)) in zip((-0.16, 0.16), REGIONS.items(), strict=True):
-            share = 100 * of_method[of_method["region"] == region][["kept_share", "ci_low", "ci_high"]]
-            if len(share):
-                value, low, high = share.iloc[0]
-                look = {"color": color, "marker": marker, "linestyle": "none"}
-                style.interval(axis, [value], [y + shift], [low], [high], vertical=False, **look)
+            [row] = of_method.loc[of_method["region"] == region, ["kept_share", "ci_low", "ci_high"]].to_numpy()
+            value, low, high = 100 * row
+            look = {"color": color, "marker": marker, "linestyle": "none"}
+            style.interval(axis, [value], [y + shift], [low], [high], vertical=False, **look)
     title = f"(b) Kept at {names.percent(rows['sparsity']).iloc[0]:g}% sparsity"
     axis.set(xlabel="kept (%)", xlim=(-4, 104), xticks=range(0, 101, 25), title=title)
     handles = [Line2D([], [], color=c, marker=m, linestyle="none", label=r) for r, (c, m) in REGIONS.items()]

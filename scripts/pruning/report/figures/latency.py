@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pruning.core.errors import InputError
 from pruning.report.figures import style
 
 SPEEDUP = ["prefill_speedup", "prefill_speedup_low", "prefill_speedup_high"]
@@ -24,11 +23,8 @@ JOIN = ["model", "calib", "method", "sparsity"]
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
     latency, accuracy = tables["latency"], style.with_dense(tables["accuracy"])
     joined = _variants(latency).merge(accuracy, on=JOIN)
-    blocks = [block for block in style.blocks(accuracy, settings) if len(block.rows(joined))]
-    if not blocks:
-        raise InputError("table latency: no variant CALIB/METHOD/PERCENT of the models of table accuracy")
-    uniform = latency[latency["variant"].str.startswith("uniform/")]
-    panels = len(blocks) + bool(len(uniform))
+    blocks = style.blocks(joined, settings)
+    panels = len(blocks) + 1
     columns = min(panels, 3)
     made, parts = style.stacked([""], 2.7 * -(-panels // columns))
     grid = parts[0].subplots(-(-panels // columns), columns, squeeze=False).ravel()
@@ -39,9 +35,8 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
         axis.set_title(f"({next(letters)}) {block.model}, {block.calib}")
     grid[0].set_ylabel(f"accuracy on {settings['titles'][accuracy['task'].iloc[0]]} (%)")
     handles = style.method_handles(["dense", *drawn], settings)
-    if len(uniform):
-        handles += _bound(grid[len(blocks)], uniform)
-        grid[len(blocks)].set_title(f"({next(letters)}) Speed-up, uniform widths")
+    handles += _bound(grid[len(blocks)], latency[latency["variant"].str.startswith("uniform/")])
+    grid[len(blocks)].set_title(f"({next(letters)}) Speed-up, uniform widths")
     for axis in grid[panels:]:
         axis.set_axis_off()
     style.legend(made, handles)
@@ -51,7 +46,7 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
 def _variants(latency: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of pruned models, with calib, method and sparsity (per cent) from their variant's name."""
     rows = latency[latency["variant"].str.count("/") == 2]
-    parts = rows["variant"].str.split("/", expand=True).reindex(columns=range(3))
+    parts = rows["variant"].str.split("/", expand=True)
     own = {"calib": parts[0], "method": parts[1], "sparsity": parts[2].astype(float)}
     return rows.assign(model=rows["shape"], **own)
 
@@ -68,10 +63,9 @@ def _trade(axis: Axes, rows: pd.DataFrame, dense: pd.DataFrame, settings: Mappin
         bars = {"linestyle": "none", "color": look["color"], "alpha": 0.55}
         style.interval(axis, relative[0], *share, **bars)
         style.interval(axis, relative[0], share[0], relative[2], relative[1], vertical=False, **bars)
-    if len(dense):
-        share = 100 * dense[["value", "ci_low", "ci_high"]].iloc[:1]
-        style.interval(axis, [100], *share.to_numpy().T, **looks["dense"].points)
-        axis.axhline(share["value"].iloc[0], color=style.GREY, linewidth=0.6, linestyle=":")
+    share = 100 * dense[["value", "ci_low", "ci_high"]].iloc[:1]
+    style.interval(axis, [100], *share.to_numpy().T, **looks["dense"].points)
+    axis.axhline(share["value"].iloc[0], color=style.GREY, linewidth=0.6, linestyle=":")
     axis.set_ylim(bottom=0)
     axis.set_xlabel("prefill time (% of dense)")
     return methods

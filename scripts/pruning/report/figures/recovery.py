@@ -45,7 +45,7 @@ def _losses(axis: Axes, methods: Mapping[str, pd.DataFrame], settings: Mapping[s
         axis.plot(rows["step"], rows["loss"], color=looks[method].color, linewidth=0.4, alpha=0.35)
         smooth = rows["loss"].rolling(max(1, len(rows) // 20), center=True, min_periods=1).median()
         gap = max(1, len(rows) // 6)
-        start = i * gap // max(1, len(methods))
+        start = i * gap // len(methods)
         axis.plot(rows["step"], smooth, markevery=(start, gap), **looks[method].line)
     if any((rows["loss"] > 0).all() and np.ptp(np.log(rows["loss"])) > 3 for rows in methods.values()):
         axis.set_yscale("log")

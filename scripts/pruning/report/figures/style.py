@@ -271,4 +271,4 @@ def spaced(values: Sequence[Any], most: int) -> tuple[np.ndarray, list[str]]:
     """Ticks at the cells' middles for at most about `most` of a heat map's rows or columns."""
     step = -(-len(values) // most)
     places = np.arange(0, len(values), step)
-    return places + 0.5, [f"{values[i]:g}" if np.isreal(values[i]) else str(values[i]) for i in places]
+    return places + 0.5, [f"{values[i]:g}" for i in places]
