@@ -1,4 +1,4 @@
-"""Draw docs/figures/pipeline.svg from the rules: python docs/figures/pipeline.py [file].
+"""Draw docs/figures/pipeline.svg from the rules: python docs/figures/pipeline.py.
 
 A box is a file of rules/, an arrow an input: read from the jobs that TARGETS need of the default configuration. An
 arrow is left out where a way of others leads there, unless one of its stages is optional.
@@ -113,5 +113,4 @@ font-family="system-ui, sans-serif">
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_suffix(".svg")
-    path.write_text(svg(arrows()), encoding="utf-8")
+    Path(__file__).with_suffix(".svg").write_text(svg(arrows()), encoding="utf-8")
