@@ -39,13 +39,12 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
 
 
 def rows(model: str, cases: Mapping[str, Sequence[Mapping[str, Any]]], settings: Mapping[str, Any]) -> pd.DataFrame:
-    """COLUMNS of one model's cases, item by item, the methods in their order, dense first; `sparsity` as a fraction,
-    `target` the right answer.
+    """COLUMNS of one model's cases, item by item, the methods in their order; `sparsity` as a fraction, `target` the
+    right answer.
 
     Args: `cases` maps a method, or `dense`, to the `cases` of its cases.json."""
-    methods = sorted(settings["methods"], key=lambda method: method != str(DENSE))
     found = []
-    for number, method in product(range(len(cases[methods[0]])), methods):
+    for number, method in product(range(len(cases[str(DENSE)])), settings["methods"]):
         case = cases[method][number]
         sparsity = 0.0 if method == str(DENSE) else names.share(settings["sparsity"])
         own = {"model": model, "calib": settings["calib"], "method": method, "sparsity": sparsity}
