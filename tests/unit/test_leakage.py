@@ -26,11 +26,6 @@ def test_half_of_the_ngrams_is_an_overlap_and_less_is_none():
     assert overlap(source, ["e"], n=2) == (0, 0)  # shorter than n: only the same short text would do
 
 
-def test_other_numbers_in_the_same_story_are_no_identical_item():
-    story = "Sara picked {} pears and Tim picked {} pears from the tree behind the old house"
-    assert overlap([story.format(4, 5)], [story.format(6, 7)], n=3) == (0, 1)
-
-
 def test_all_text_of_a_record_counts():
     record = {"question": "q", "choices": {"text": ["a", "b"], "label": ["A"]}, "gold": 2, "options": ["c"]}
     record |= {"passage": {"title": "p", "turns": [{"said": "s"}]}, "empty": ""}
