@@ -8,7 +8,6 @@ Prints seconds, bytes of keys and values at the end, the ratios, and how many an
 from contextlib import nullcontext
 from math import inf
 from pathlib import Path
-from statistics import median
 from typing import Annotated
 from unittest.mock import patch
 
@@ -27,11 +26,9 @@ def main(
     examples: int = 8,
     tokens: int = 64,
     threads: int = 1,
-    rounds: int = 1,
-    dtype: str = "float32",
 ) -> None:
     torch.set_num_threads(threads)
-    network, tokenizer = loading.load(model, dtype)
+    network, tokenizer = loading.load(model, "float32")
     prompts = [tokenizer(text)["input_ids"] for text in answering.prompts(rows, examples)]
     shared = generation.common_prefix(prompts)
     prefix = generation.prefix_cache(network, prompts[0][:shared])
@@ -50,24 +47,22 @@ def main(
 
     once = generation.new_cache
     ways = {"repeated": (repeated, lambda *_: nullcontext()), "held once": (kept, shared_prefix.attending)}
-    took, held, answers = {name: [] for name in ways}, {}, {}
+    took, held, answers = {}, {}, {}
 
     def run(name: str) -> None:
         made = generation.greedy(network, prompts, tokens, lambda *_: False, pad=0, prefix=prefix, shared=shared)
         answers[name] = [row.tokens for row in made]
 
-    for _ in range(rounds):
-        for name, (new_cache, attending) in ways.items():
-            with patch.object(generation, "new_cache", new_cache), patch.object(shared_prefix, "attending", attending):
-                took[name].append(seconds(lambda name=name: run(name)))
-            held[name] = sum(buffer.nbytes for layer in caches.pop().layers for buffer in layer.buffers)
+    for name, (new_cache, attending) in ways.items():
+        with patch.object(generation, "new_cache", new_cache), patch.object(shared_prefix, "attending", attending):
+            took[name] = seconds(lambda name=name: run(name))
+        held[name] = sum(buffer.nbytes for layer in caches.pop().layers for buffer in layer.buffers)
     held["held once"] += sum(buffer.nbytes for layer in prefix.layers for buffer in layer.buffers)
     same = sum(a == b for a, b in zip(*answers.values(), strict=True))
     print(f"{rows} rows, {shared} tokens shared, {max(map(len, prompts)) - shared} of their own at most")
     for name in ways:
-        own = median(took[name])
         print(
-            f"{name}: {own:.1f} s ({median(took['repeated']) / own:.2f}x), keys and values "
+            f"{name}: {took[name]:.1f} s ({took['repeated'] / took[name]:.2f}x), keys and values "
             f"{held[name] / 1e6:.0f} MB ({held['repeated'] / held[name]:.1f}x less)"
         )
     print(f"{same} of {rows} answers the same")
