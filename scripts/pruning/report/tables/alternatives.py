@@ -153,15 +153,12 @@ def notes(
     else:
         unit = "bits per byte" if entry["kind"] == "bits" else "perplexity per token"
         what = f"{unit}, lower is better, with a {level} t interval; tests are paired t over blocks of windows"
-    how = (
-        "A row with a type is evaluated as what its file holds, dequantised in the same harness; llama.cpp also rounds "
-    )
-    how += "activations."
-    if by_llama_cpp:
-        how = "A row with a type is answered by llama.cpp on its file."
+    how = "answered by llama.cpp on its file."
+    if not by_llama_cpp:
+        how = "evaluated as what its file holds, dequantised in the same harness; llama.cpp also rounds activations."
     found = [
         f"{entry['title']}: {what}, on the same items, by Holm's adjustment over the rows.",
-        f"Files: one GGUF file per row, unquantised ones as F16. {how}",
+        f"Files: one GGUF file per row, unquantised ones as F16. A row with a type is {how}",
         f"Best alternative: of the dense model and smaller ones, in any type, whose {at} is not more, the one that "
         "did best on these very items, which favours it. None: every alternative costs more. Front, ✓: no row "
         "beats it in quality at that cost or less; (✓): not by more than the intervals.",
