@@ -14,7 +14,7 @@ COSTS = catalogue.costs(TOGETHER)
 COSTS_TABLE = PLACES.table.format(table="costs")
 PAGES = {**TABLES, "costs": COSTS}
 TEMPLATES = {
-    name: [names.own(f"report/{file}") for file in (f"{name}.html.j2", "page.css")]
+    name: [names.own(f"report/{file}") for file in (f"{name}.html.j2", "page.html.j2", "page.css")]
     for name in ("table", "index", "experiments")
 }
 
