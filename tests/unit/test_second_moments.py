@@ -11,9 +11,10 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gem
 
 import tiny
 from pruning.calibration import prepare
-from pruning.calibration.second_moments import held_out, read, second_moments, token_counts
+from pruning.calibration.second_moments import held_out, second_moments, token_counts
 from pruning.core import artifacts
 from pruning.core.errors import InputError
+from pruning.core.layer_files import read
 from pruning.models.loading import load
 
 WINDOWS = {"sliding_window": 4, "layer_types": ["full_attention", "sliding_attention", "full_attention"]}
@@ -150,7 +151,7 @@ def test_the_stage_writes_a_file_a_layer_and_a_manifest(tmp_path):
     assert manifest["tokens_held_out"] == lengths[4] + lengths[9]
     assert manifest["tokens_fit"] == sum(lengths) - lengths[4] - lengths[9]
     assert (manifest["layers"], manifest["widths"]) == (2, [48, 48])
-    moments = read(path, [48, 48])(1)
+    moments = read(path, "second_moments", [48, 48])[0](1)
     assert moments["tokens_fit"] == manifest["tokens_fit"]
     np.testing.assert_array_equal(moments["fit"], load_file(output / "1.safetensors")["fit"])
 
@@ -160,7 +161,7 @@ def test_the_stage_measures_attention_where_it_is_told_to(tmp_path):
     manifest = artifacts.read_json(path, "attention_second_moments")
     assert manifest["widths"] == [32, 32] and load_file(output / "1.safetensors")["fit"].shape == (32, 32)
     with pytest.raises(InputError, match="not a second_moments artefact"):
-        read(path, [32, 32])
+        read(path, "second_moments", [32, 32])
 
 
 def test_too_few_samples_leave_nothing_behind(tmp_path):
@@ -172,7 +173,7 @@ def test_too_few_samples_leave_nothing_behind(tmp_path):
 def test_moments_of_another_model_or_half_a_directory_are_refused(tmp_path):
     path, output = run_stage(tmp_path)
     with pytest.raises(InputError, match=r"another model: layer widths \[48, 48\], not \[48, 40\]"):
-        read(path, [48, 40])
+        read(path, "second_moments", [48, 40])
     (output / "1.safetensors").unlink()
     with pytest.raises(InputError, match=r"1\.safetensors: no such file"):
-        read(path, [48, 48])(1)
+        read(path, "second_moments", [48, 48])

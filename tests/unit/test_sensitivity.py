@@ -11,8 +11,8 @@ import torch
 from test_second_moments import MODELS, micro_batches
 
 import tiny
-from pruning.calibration import prepare, second_moments
-from pruning.core import artifacts
+from pruning.calibration import prepare
+from pruning.core import artifacts, layer_files
 from pruning.core.errors import InputError
 from pruning.methods import sensitivity
 from pruning.methods.compensation import ridge
@@ -214,7 +214,7 @@ def test_the_stage_measures_neurons_and_then_groups_on_the_first_samples(tmp_pat
     measure.measure("methods/sensitivity", [tmp_path / "cuts.parquet"], settings, model, data, evidence)
     cuts = artifacts.read_parquet(tmp_path / "cuts.parquet", "sensitivity")
 
-    base, of_layer = Checkpoint(model), second_moments.read(moments, [N, N])
+    base, of_layer = Checkpoint(model), layer_files.read(moments, "second_moments", [N, N])[0]
 
     def fit(layer, order):
         own = base.matrix(layer, "down"), order, of_layer(layer)

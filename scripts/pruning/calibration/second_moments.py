@@ -4,8 +4,7 @@ of what heads hand to attention's output projection are measured alike.
 One forward pass in all, with the S of one layer in memory (layerwise.py).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from pruning.calibration import layerwise
 from pruning.calibration.gram import Gram
 from pruning.calibration.prepare import Batch, Measurement, blank, require_finite
-from pruning.core import layer_files
 from pruning.core.errors import InputError
 from pruning.models import families, rehearsal
 from pruning.models.structures import STRUCTURES
@@ -73,14 +71,6 @@ def measure(job: Measurement) -> None:
     counts, number = token_counts(job.batches), len(families.decoder_layers(job.network))
     layers = job.progress(second_moments(job.network, job.batches, job.structure), desc="layers", total=number)
     job.write_layers("second_moments", layers, counts)
-
-
-def read(manifest: Path, widths: Sequence[int], structure: str = "ffn") -> Callable[[int], dict]:
-    """A function from a layer's number to what compensation takes: `fit`, `held_out`, `tokens_fit`, `tokens_held_out`.
-
-    Raises InputError as layer_files.read does."""
-    tensors, content = layer_files.read(manifest, layer_files.kind_of("second_moments", structure), widths)
-    return lambda layer: {**tensors(layer), **{key: content[key] for key in ("tokens_fit", "tokens_held_out")}}
 
 
 def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:

@@ -75,8 +75,8 @@ def kept(folder: Path, layer: int) -> tuple[dict[str, "Tensor"], dict[str, Any]]
 def read(
     manifest: Path, kind: str, widths: Sequence[int] | None = None, arrays: bool = True
 ) -> tuple[Callable[[int], dict[str, Any]], dict[str, Any]]:
-    """(a function from a layer's number to its tensors, as numpy arrays unless `arrays` is false, what the manifest
-    says).
+    """(a function from a layer's number to its tensors, as numpy arrays unless `arrays` is false, with the manifest's
+    counts of tokens; what the manifest says).
 
     Raises InputError if the files are not whole, or, where `widths` are given, of a model of other layer widths."""
     directory = manifest.with_suffix("")
@@ -85,13 +85,12 @@ def read(
         what = kind.replace("_", " ")
         raise InputError(f"{directory}: {what} of another model: layer widths {content['widths']}, not {list(widths)}")
     chain.check_files(directory, manifest, content)
+    counts = {key: value for key, value in content.items() if key.startswith("tokens")}
 
     def tensors(layer: int) -> dict[str, Any]:
         from safetensors.torch import load_file
 
-        path = directory / f"{layer}.safetensors"
-        if not path.exists():
-            raise InputError(f"{path}: no such file; run snakemake to make it")
-        return {name: tensor.numpy() if arrays else tensor for name, tensor in load_file(path).items()}
+        found = load_file(directory / f"{layer}.safetensors")
+        return {name: tensor.numpy() if arrays else tensor for name, tensor in found.items()} | counts
 
     return tensors, content

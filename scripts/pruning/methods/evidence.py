@@ -30,7 +30,7 @@ def of_model(
 
 
 def moments(model: nn.Module, batches: Sequence[Batch], structure: str = "ffn") -> Iterator[Mapping]:
-    """Yield what second_moments.read gives of each layer. Raises InputError as second_moments.token_counts does."""
+    """Yield what ridge.evidence gives of each layer. Raises InputError as second_moments.token_counts does."""
     counts = second_moments.token_counts(batches)
     for sums in second_moments.second_moments(model, batches, structure):
         yield {**_arrays(sums), **counts}

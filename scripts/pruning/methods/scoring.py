@@ -170,11 +170,10 @@ def scored_from(
         return Checkpoint(model)
 
     @cache
-    def matrices(kind: str, name: str) -> tuple[Callable[[int], dict[str, Any]], dict[str, Any]]:
-        return layer_files.read(evidence[kind], kind, checkpoint().channels(name))
+    def matrices(kind: str, name: str) -> Callable[[int], dict[str, Any]]:
+        return layer_files.read(evidence[kind], kind, checkpoint().channels(name))[0]
 
     def read(index: int, name: str, kind: str) -> dict[str, Any]:
-        tensors, manifest = matrices(kind_of(kind, name), name)
-        return {**tensors(index), **{key: manifest[key] for key in manifest if key.startswith("tokens")}}
+        return matrices(kind_of(kind, name), name)(index)
 
     return scored(settings, own, tables, evidence, read, checkpoint, progress, warn)

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pruning.calibration import footprint, layerwise, second_moments
+from pruning.calibration import footprint, layerwise
 from pruning.calibration.prepare import Batch, Measurement, first_samples
 from pruning.core import artifacts, layer_files
 from pruning.core.errors import InputError
@@ -182,7 +182,7 @@ def measure(job: Measurement) -> None:
     def fit_of(name: str) -> Fit | None:
         if (kind := layer_files.kind_of("second_moments", name)) not in job.evidence:
             return None
-        of_layer = second_moments.read(job.evidence[kind], base.channels(name), name)
+        of_layer = layer_files.read(job.evidence[kind], kind, base.channels(name))[0]
         strengths, last = {}, {}
 
         def fit(layer: int, order: np.ndarray) -> Callable[[int], np.ndarray]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pruning.core import layer_files
 from pruning.methods.compensation import Compensated, too_few
 from pruning.methods.least_squares import Sums, fitted, operations, squared_norm
 
@@ -27,9 +28,7 @@ def evidence(path: Path, widths: Sequence[int]) -> Callable[[int], dict[str, Any
     """A layer's `fit` and `held_out` [n, n], with the token counts `tokens_fit` and `tokens_held_out`.
 
     `path`: the manifest second_moments.json, beside the directory second_moments/ with one file per layer."""
-    from pruning.calibration import second_moments  # torch is slow, and every start of snakemake reads REQUIRES
-
-    return second_moments.read(path, widths)
+    return layer_files.read(path, "second_moments", widths)[0]
 
 
 def compensate(down: np.ndarray, keep: np.ndarray, evidence: Mapping[str, Any]) -> Compensated:

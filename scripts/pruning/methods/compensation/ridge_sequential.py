@@ -16,12 +16,12 @@ REFITS = ("ffn",)
 
 
 def evidence(path: Path, widths: Sequence[int]) -> Callable[[int], dict[str, Any]]:
-    """Return a layer's refitted `down` [d, k], and others [d, channels] by layer_files.label_of, and its `record`.
+    """Return a layer's refitted `down` [d, k], and others [d, channels] by layer_files.label_of, with its `record` and
+    the counts of tokens.
 
     path: the manifest of what methods/refit.py wrote for this very mask; `widths`, the dense model's, are not its."""
     tensors, content = layer_files.read(path, "refit")
-    tokens = content["tokens_fit"]
-    return lambda layer: {**tensors(layer), "record": content["records"][layer], "tokens_fit": tokens}
+    return lambda layer: {**tensors(layer), "record": content["records"][layer]}
 
 
 def compensate(down: np.ndarray, keep: np.ndarray, evidence: Mapping[str, Any]) -> Compensated:
