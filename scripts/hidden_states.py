@@ -19,7 +19,7 @@ def hidden_states(settings: cli.Settings, model: Path, source: Path, output: Pat
     torch.set_num_threads(threads)
     states = perplexity.dense_states(model, settings, source)
     content = {"model": artifacts.file_hash(model / "manifest.json")}
-    layer_files.write(output.with_suffix(""), output, dense.KIND, settings, states, content)
+    layer_files.write(output, dense.KIND, settings, states, content)
 
 
 if __name__ == "__main__":

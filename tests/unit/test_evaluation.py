@@ -253,7 +253,7 @@ def test_negative_log_likelihoods_are_a_hand_loop(batch_size):
 def kept_states(folder, model, cut, batch_size) -> Dense:
     """What is kept of a dense model, on disk."""
     manifest, states = folder / "states.json", dense.states(model, cut, batch_size)
-    layer_files.write(folder / "states", manifest, dense.KIND, {}, states, {"model": "hash"})
+    layer_files.write(manifest, dense.KIND, {}, states, {"model": "hash"})
     return Dense(manifest)
 
 

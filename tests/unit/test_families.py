@@ -78,7 +78,7 @@ def test_the_dense_models_answers_are_made_again_beside_another(tmp_path, family
     model, other, ids = tiny.of_family(family, seed=1), tiny.of_family(family), torch.tensor([TEXT, TEXT[::-1]])
     expected, own = other(ids).logits, model(ids).logits
     states = dense.states(other, ids, batch_size=1)
-    layer_files.write(tmp_path / "states", tmp_path / "states.json", dense.KIND, {}, states, {"model": ""})
+    layer_files.write(tmp_path / "states.json", dense.KIND, {}, states, {"model": ""})
     kept = dense.Dense(tmp_path / "states.json")
     found = kept.teacher(model)(torch.cat([kept.hidden(0), kept.hidden(1)]))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -114,7 +114,7 @@ def measured(tmp_path):
 def write_moments(folder, kind, tensors, width) -> str:
     content = {"tokens_fit": 70, "tokens_held_out": 30, "tokens": 90, "layers": 2, "widths": [width] * 2}
     path = folder / f"{kind}.json"
-    layer_files.write(path.with_suffix(""), path, kind, {}, [dict(each) for each in tensors], content)
+    layer_files.write(path, kind, {}, [dict(each) for each in tensors], content)
     return f"{kind}={path}"
 
 
@@ -248,7 +248,7 @@ def test_what_is_left_is_refitted_and_is_in_every_way_to_a_model(tmp_path, schem
     content = {**token_counts(batches), "widths": kept["ffn"], "layers": layers}
     content["records"] = [record for _, record in found]
     evidence = tmp_path / "refit.json"
-    layer_files.write(tmp_path / "refit", evidence, "refit", {}, [weights for weights, _ in found], content)
+    layer_files.write(evidence, "refit", {}, [weights for weights, _ in found], content)
     mask = tiny.write_mask(tmp_path / "mask.parquet", keeps)
     own = variants.Parts(base, base / "manifest.json", mask, f"ridge_{scheme}", evidence)
     close(logits(own.load("float32", "cpu")[0]), logits(network))

@@ -85,9 +85,8 @@ def test_what_is_taken_without_data_is_taken_with_data(folder, case, monkeypatch
 def test_no_layers_moments_wait_for_the_next_layers(folder, tmp_path):
     network, batches = load(folder, "float32", "cpu")[0], prepare.blank(CALIBRATION)
     layers = second_moments.second_moments(network, batches)
-    held = rehearsal.rehearsed(
-        network, lambda: layer_files.write(tmp_path / "s", tmp_path / "s.json", "second_moments", {}, layers, {})
-    )
+    path = tmp_path / "s.json"
+    held = rehearsal.rehearsed(network, lambda: layer_files.write(path, "second_moments", {}, layers, {}))
     assert held.bytes == pytest.approx(second_moments.taken(network, CALIBRATION).bytes, rel=0.02)
     held = rehearsal.rehearsed(network, lambda: list(rounds.losses(network, batches, 0)))
     assert held.bytes <= 1.02 * footprint.ROUNDS.taken(network, CALIBRATION).bytes

@@ -66,10 +66,9 @@ class Measurement:
         """Write matrices of the structure's sites: a manifest with `content` and the widths, and {layer}.safetensors of
         every layer."""
         widths = [site.in_features for site in STRUCTURES[self.structure].sites(self.network)]
-        manifest, folder = self.outputs
         own = layer_files.kind_of(kind, self.structure)
         whole = {**content, "layers": len(widths), "widths": widths}
-        layer_files.write(folder, manifest, own, self.settings, layers, whole)
+        layer_files.write(self.outputs[0], own, self.settings, layers, whole)
 
 
 def loaded(

@@ -29,7 +29,6 @@ def kind_of(measured: str, structure: str = "ffn") -> str:
 
 
 def write(
-    directory: Path,
     manifest: Path,
     kind: str,
     settings: dict[str, Any],
@@ -40,6 +39,7 @@ def write(
     at after the last layer."""
     from safetensors.torch import save_file
 
+    directory = manifest.with_suffix("")
     with artifacts.atomic_directory(directory) as temporary:
         for layer, tensors in enumerate(layers):
             save_file(tensors, temporary / f"{layer}.safetensors")

@@ -64,7 +64,7 @@ def measure(job: Measurement) -> None:
                 layer_files.keep(unfinished, layer, weights, record)
             yield weights
 
-    layer_files.write(folder, manifest, "refit", job.settings, layers(), content)
+    layer_files.write(manifest, "refit", job.settings, layers(), content)
     shutil.rmtree(unfinished, ignore_errors=True)
 
 
