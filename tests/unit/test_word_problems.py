@@ -133,7 +133,7 @@ def test_prompts_by_hand():
 
 @given(st.integers(0, 10**9))
 def test_drills_are_right(seed):
-    *lines, end = reasoner.drill_document(Random(seed), lines=10)
+    *lines, end = reasoner.drill_document(Random(seed))
     assert end == ("<|endoftext|>", 1.0)
     for (question, low), (result, high) in zip(lines[::2], lines[1::2], strict=True):
         assert (low, high) == (0.02, 1.0) and result == f" {evaluated(question)}\n"

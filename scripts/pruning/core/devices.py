@@ -6,7 +6,6 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Collection
 from pathlib import Path
 
 from pruning.core.errors import InputError
@@ -56,24 +55,23 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(next((line.split() for line in lines if line.startswith("flags")), []))
 
 
-def multiplies_bfloat16(flags: Collection[str] | None = None) -> bool:
+def multiplies_bfloat16() -> bool:
     """Return whether this CPU has instructions for products in bfloat16: a quarter to a third of float32's time."""
-    return bool({"amx_bf16", "avx512_bf16"} & set(cpu_flags() if flags is None else flags))
+    return bool({"amx_bf16", "avx512_bf16"} & cpu_flags())
 
 
-def slow_dtypes(flags: Collection[str] | None = None) -> dict[str, int]:
+def slow_dtypes() -> dict[str, int]:
     """Types in which a product takes much longer on this CPU than in float32, and how many times as long, about: 100
-    where torch has no kernels (2.13 on AVX2), 4 where they do without the CPU's own instructions.
-
-    flags: as /proc/cpuinfo has them; None: of this machine. Where they are unknown, no type is called slow."""
-    if not (have := set(cpu_flags() if flags is None else flags)):
+    where torch has no kernels (2.13 on AVX2), 4 where they do without the CPU's own instructions. Where instructions
+    are unknown, no type is called slow."""
+    if not (have := cpu_flags()):
         return {}
     needed = {"bfloat16": {"avx512bw", "avx512vl", "avx512dq"}, "float16": {"avx512_fp16"}}  # oneDNN's isa checks
     found = {dtype: 100 for dtype, instructions in needed.items() if not instructions <= have}
-    return found if multiplies_bfloat16(have) else {"bfloat16": 4} | found
+    return found if multiplies_bfloat16() else {"bfloat16": 4} | found
 
 
-def lease(count: int, devices: list[str], poll_seconds: float = 1.0) -> list[str]:
+def lease(count: int, devices: list[str]) -> list[str]:
     """Wait for `count` free devices and lock them for this process and whatever it becomes by exec.
 
     A device is locked by flock on a file; the lock's descriptor is inherited and never closed, so it lasts exactly
@@ -104,4 +102,4 @@ def lease(count: int, devices: list[str], poll_seconds: float = 1.0) -> list[str
                 return list(held)
         for descriptor in held.values():  # never wait while holding some: two jobs could wait for each other
             os.close(descriptor)
-        time.sleep(poll_seconds)
+        time.sleep(1)

@@ -99,10 +99,10 @@ def problem_document(problem: word_problems.Problem, *, with_options: bool) -> D
     return [(word_problems.prompt(problem.question, values), QUESTION), (solution, SOLUTION)]
 
 
-def drill_document(rng: Random, lines: int = 6) -> Document:
-    """Bare arithmetic."""
+def drill_document(rng: Random) -> Document:
+    """Six lines of bare arithmetic."""
     document = []
-    for _ in range(lines):
+    for _ in range(6):
         question, result = arithmetic.step(rng)
         document += [(question, OPERANDS), (f" {result}\n", SOLUTION)]
     return [*document, (END, SOLUTION)]
@@ -179,10 +179,10 @@ def weighted_loss(logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor
     return (losses * weight).sum() / weight.sum()
 
 
-def learning_rate_factor(step: int, steps: int, warmup: int = 100) -> float:
-    """Linear warm-up, constant for half the run, then linear to 3%."""
-    if step < warmup:
-        return (step + 1) / warmup
+def learning_rate_factor(step: int, steps: int) -> float:
+    """Linear warm-up over 100 steps, constant for half the run, then linear to 3%."""
+    if step < 100:
+        return (step + 1) / 100
     return 1.0 if step < steps / 2 else max(0.03, 1 - 0.97 * (step - steps / 2) / (steps / 2))
 
 
