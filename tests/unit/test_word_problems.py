@@ -17,7 +17,7 @@ from pruning.config.default import DEFAULT
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.data import reasoner, word_problems
-from pruning.data.word_problems import LETTERS, Problem, generate, options, options_text, prompt, sample, solutions
+from pruning.data.word_problems import LETTERS, Problem, generate, options, prompt, sample, solutions
 
 SPLITS = ("train", "validation", "test")
 TEMPLATES = DEFAULT.datasets["gsm_symbolic"].templates
@@ -124,7 +124,6 @@ def test_no_letter_gives_the_answer_away():
 
 def test_prompts_by_hand():
     assert prompt("1+1?") == "Question: 1+1?\nAnswer:"
-    assert options_text(list("12345")) == "(A) 1 (B) 2 (C) 3 (D) 4 (E) 5"
     assert prompt("1+1?", list("12345")) == "Question: 1+1?\nOptions: (A) 1 (B) 2 (C) 3 (D) 4 (E) 5\nAnswer:"
 
 
@@ -142,9 +141,9 @@ def test_drills_are_right(seed):
 def test_a_problem_document_weighs_the_solution_in_full_and_ends_in_the_right_letter():
     problem = problems("train")[0]
     values, letter = options(problem)
-    for with_options, choice, end in ((False, "", ""), (True, f"\nOptions: {options_text(values)}", letter)):
+    for with_options, shown, end in ((False, None, ""), (True, values, letter)):
         solution = f" {problem.answer}" + (f"\nThe answer is ({end})" if end else "")
-        expected = [(f"Question: {problem.question}{choice}\nAnswer:", 0.1), (f"{solution}<|endoftext|>", 1.0)]
+        expected = [(prompt(problem.question, shown), 0.1), (f"{solution}<|endoftext|>", 1.0)]
         assert reasoner.problem_document(problem, with_options=with_options) == expected
 
 

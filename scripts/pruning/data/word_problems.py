@@ -115,13 +115,9 @@ def solutions(problem: Problem) -> tuple[list[str], int]:
     return written, LETTERS.index(letter)
 
 
-def options_text(values: Sequence[str]) -> str:
-    return " ".join(f"({letter}) {value}" for letter, value in zip(LETTERS, values, strict=True))
-
-
 def prompt(question: str, values: Sequence[str] | None = None) -> str:
     """The text before the solution: GSM8K's `Question: … Answer:`, with options where there are any."""
-    choice = f"\nOptions: {options_text(values)}" if values else ""
+    choice = "\nOptions: " + " ".join(map("({}) {}".format, LETTERS, values)) if values else ""
     return f"Question: {question}{choice}\nAnswer:"
 
 
