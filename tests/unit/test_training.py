@@ -9,8 +9,6 @@ import torch
 from test_second_moments import MODELS, micro_batches
 
 from pruning.calibration import layerwise
-from pruning.config.default import DEFAULT
-from pruning.config.methods import Method
 from pruning.methods import training
 from pruning.models import families
 
@@ -141,9 +139,3 @@ def test_the_same_seed_gives_the_same_weights(given):
         runs.append(np.concatenate([weight.flatten().numpy() for weight in found.values()]))
         layer.load_state_dict(own)
     assert (runs[0] == runs[1]).all() and (runs[0] != runs[2]).any()
-
-
-def test_zero_neurons_beside_trained_ones_are_refused():
-    assert DEFAULT.method("block_obs").compensate == "ridge_block"
-    with pytest.raises(ValueError, match="compensate: ridge_block cannot be padded: use `export: exact`"):
-        Method(score="obs", compensate="ridge_block", export="pad")
