@@ -102,7 +102,6 @@ def test_the_energy_is_before_the_final_norm(family):
         hidden = model.base_model(torch.tensor([TEXT]), output_hidden_states=True).hidden_states
     [(before, after)] = calls
     torch.testing.assert_close(run.before_norm.detach(), before)
-    torch.testing.assert_close(run.after_norm.detach(), after)
     torch.testing.assert_close(hidden[-1], after)  # transformers' last hidden state is after the norm
 
 

@@ -88,7 +88,7 @@ class Pass:
         """A decoder layer's input and output, [B, T, d] in float32."""
 
     def __enter__(self) -> Self:
-        self.hooks = [families.final_norm(self.model).register_forward_hook(self._at_norm)]
+        self.hooks = [families.final_norm(self.model).register_forward_pre_hook(self._at_norm)]
         for index, (layer, site) in enumerate(zip(self.layers, self.sites, strict=True)):
             self.hooks.append(self.structure.watch(site, partial(self._look, index), partial(self._after, index)))
             self.hooks.append(layer.register_forward_hook(partial(self._after_layer, index)))
@@ -131,8 +131,8 @@ class Pass:
                 value.sum().backward(retain_graph=number < len(values))
                 self.first.grad = None
 
-    def _at_norm(self, _, args: tuple, output: Tensor) -> None:
-        self.before_norm, self.after_norm = args[0], output
+    def _at_norm(self, _, args: tuple) -> None:
+        self.before_norm = args[0]
 
     def _look(self, index: int, a: Tensor, routed: Routed | None = None) -> None:
         if self.objectives and not a.requires_grad:  # the first layer's: where the graph begins
