@@ -59,10 +59,17 @@ def test_a_batch_writes_what_each_prompt_gets_alone_to_its_end_token_without_a_r
     model, tokenizer = loading.load(folder / "model", "float32")
     prompts = ["Q: 1", "Q: a much longer question\nA:", "?"]
     whole = [greedy(model, tokenizer(prompt)["input_ids"], 12, set()) for prompt in prompts]
-    ends = {next(token for token in whole[0][1:] if token not in whole[0][:1]), 256}
-    model.generation_config.update(eos_token_id=sorted(ends), repetition_penalty=5.0)
+    # One that the generation config lists, and the tokenizer's own.
+    listed, own = (next(token for token in tokens[1:] if token not in tokens[:1]) for tokens in whole[::2])
+    ends = {listed, own}
+    model.generation_config.update(eos_token_id=[listed, 256], repetition_penalty=5.0)
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(own)
     expected = [greedy(model, tokenizer(prompt)["input_ids"], 12, ends) for prompt in prompts]
-    assert 0 < len(expected[0]) < 12 == max(map(len, expected)) and len(set(map(tuple, expected))) == 3
+    assert (
+        0 < len(expected[0]) < 12 == max(map(len, expected))
+        and 0 < len(expected[2]) < 12
+        and len(set(map(tuple, expected))) == 3
+    )
     found = cases.generate(model, tokenizer, prompts, 12)
     assert found == [(tokens, "stop" if len(tokens) < 12 else "length") for tokens in expected]
 

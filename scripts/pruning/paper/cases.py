@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 
 from pruning.core import artifacts, out_of_memory
 from pruning.core.errors import InputError
+from pruning.evaluation.backends import end_tokens
 from pruning.evaluation.degeneration import extract_answer, final_loop, repetition
 from pruning.methods.variants import Parts
 from pruning.models import packing
@@ -83,12 +84,10 @@ def in_chat_format(tokenizer, prompts: list[str]) -> list[str]:
 
 def generate(network, tokenizer, prompts: list[str], tokens: int) -> list[tuple[list[int], str]]:
     """Each prompt's greedy continuation, at most `tokens` long and without the end token, and its finish reason."""
-    end = network.generation_config.eos_token_id
-    end = tokenizer.eos_token_id if end is None else end
-    ends = set(end) if isinstance(end, list) else {end}
+    ends = end_tokens(network.generation_config, tokenizer)
     # A model's own generation settings may hold a repetition penalty, which would hide what is measured here.
     network.generation_config = GenerationConfig(
-        max_new_tokens=tokens, do_sample=False, eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id
+        max_new_tokens=tokens, do_sample=False, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
     )
     started = bool(tokenizer.bos_token) and prompts[0].startswith(tokenizer.bos_token)  # as data/text.py has it
     options = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
