@@ -77,7 +77,7 @@ RE_RUN_BY_CODE = [
     (
         FROM_EVALUATE,
         "pruning/evaluation",
-        "__init__ answers degeneration generation harness likelihood samples shared_prefix tasks",
+        "__init__ answers degeneration generation harness likelihood samples tasks",
     ),
     (FROM_EVALUATE, "pruning/evaluation/backends", "__init__ hf"),
     (FROM_EVALUATE, "pruning/evaluation/kinds", "__init__ lm_eval"),

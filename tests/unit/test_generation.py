@@ -1,9 +1,6 @@
 """Greedy generation against transformers' own, one prompt at a time; what ends a row, by hand."""
 
-import gc
-import weakref
 from functools import partial
-from itertools import product
 
 import numpy as np
 import pytest
@@ -14,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 import tiny
-from pruning.evaluation import generation, shared_prefix
+from pruning.evaluation import generation
 from pruning.evaluation.generation import StopStrings, common_prefix, greedy, loops, prefix_cache
 from pruning.models import families
 from pruning.models.structures import ffn, kv_groups
@@ -49,7 +46,7 @@ MODELS = {
     "deepseek_v3": partial(tiny.of_family, "deepseek_v3"),  # keeps compressed keys and values
     **{name: partial(tiny.of_family, name) for name, own in families.FAMILIES.items() if own.hybrid},  # have states
 }
-HELD_ONCE = {"first dropped", "groups cut", "qwen2", "llama"}
+COMPUTED_ONCE = {"first dropped", "groups cut", "qwen2", "llama"}
 """Those of which the beginning of all prompts can be."""
 
 
@@ -71,9 +68,8 @@ def test_tokens_are_those_of_transformers(family, shared, monkeypatch):
     monkeypatch.setattr(generation, "ROOM", 5)  # buffers grow several times
     model = MODELS[family]()
     prefix = prefix_cache(model, EXAMPLES) if shared else None
-    assert (prefix is not None) == (shared > 0 and family in HELD_ONCE)
-    shared = shared if prefix else 0
-    made = greedy(model, PROMPTS, 40, never, pad=0, prefix=prefix, shared=shared)
+    assert (prefix is not None) == (shared > 0 and family in COMPUTED_ONCE)
+    made = greedy(model, PROMPTS, 40, never, pad=0, prefix=prefix)
     expected = [reference(model, prompt, 40) for prompt in PROMPTS]
     assert [row.tokens for row in made] == expected
     assert {row.finish for row in made} == {"length"}
@@ -90,7 +86,7 @@ def test_prompts_of_unlike_lengths_are_read_apart(family, shared):
     shared = shared if prefix else 0
     hook = lambda _, a, k: read.append(tuple(k["input_ids"].shape))  # noqa: E731
     handle = model.register_forward_pre_hook(hook, with_kwargs=True)
-    made = greedy(model, prompts, 12, never, pad=0, prefix=prefix, shared=shared)
+    made = greedy(model, prompts, 12, never, pad=0, prefix=prefix)
     handle.remove()
     assert [row.tokens for row in made] == [reference(model, prompt, 12) for prompt in prompts]
     wanted = {0: [(2, 48), (1, 70), (1, 120)], 30: [(1, 1), (1, 18), (1, 40), (1, 90)]}
@@ -124,10 +120,10 @@ def test_a_prefix_is_used_and_not_changed():
     model = tiny.qwen2()
     prefix, other = prefix_cache(model, EXAMPLES), prefix_cache(model, [1] * 30)
     before = prefix.layers[0].keys.clone()
-    first = greedy(model, PROMPTS, 10, never, pad=0, prefix=prefix, shared=30)
+    first = greedy(model, PROMPTS, 10, never, pad=0, prefix=prefix)
     assert torch.equal(prefix.layers[0].keys, before)
-    assert greedy(model, PROMPTS, 10, never, pad=0, prefix=prefix, shared=30) == first
-    assert greedy(model, PROMPTS, 10, never, pad=0, prefix=other, shared=30) != first
+    assert greedy(model, PROMPTS, 10, never, pad=0, prefix=prefix) == first
+    assert greedy(model, PROMPTS, 10, never, pad=0, prefix=other) != first
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=5))
@@ -194,50 +190,3 @@ def test_a_stop_string_ends_in_a_space_that_a_text_could_not_begin_with():
     model.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     found = StopStrings(PreTrainedTokenizerFast(tokenizer_object=model), ["Q: "])
     assert [found(ids) for ids in ([3, 1], [3, 1, 2], [3, 1, 2, 0])] == [False, False, True]
-
-
-@pytest.mark.parametrize("softcap", [None, 3.0])
-@pytest.mark.parametrize("scores", [1, 2**26])  # a row at a time, all at once
-def test_attention_over_a_shared_prefix_is_attention_over_keys_with_it(softcap, scores, monkeypatch):
-    """Against the plain formula, one row and head at a time; heads 0 and 1, 2 and 3, … have a key in common."""
-    monkeypatch.setattr(shared_prefix, "SCORES", scores)
-    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    query, shared = draw(3, 6, 2, 4), (draw(3, 5, 4), draw(3, 5, 4))
-    key, value, mask = draw(3, 3, 7, 4), draw(3, 3, 7, 4), draw(3, 1, 2, 12)
-    found = shared_prefix.attend(query, key, value, *shared, mask, 0.3, softcap)
-    for row, head in product(range(3), range(6)):
-        keys, values = (torch.cat([s[head // 2], t[row, head // 2]]) for s, t in zip(shared, (key, value), strict=True))
-        scored = 0.3 * query[row, head] @ keys.T
-        if softcap:
-            scored = softcap * torch.tanh(scored / softcap)
-        expected = torch.softmax(scored + mask[row, 0], -1) @ values
-        torch.testing.assert_close(found[row, :, head], expected, atol=1e-6, rtol=1e-6)
-
-
-def test_a_prefix_is_held_once_and_attention_is_as_it_was_afterwards():
-    model = tiny.qwen2()
-    before, prefix = model.config._attn_implementation, prefix_cache(model, EXAMPLES)
-    rows = []
-    monitored = generation.GrowingLayer.update
-
-    def update(self, key_states, value_states, *rest, **options):
-        keys, values = monitored(self, key_states, value_states, *rest, **options)
-        rows.append(tuple(keys.shape))
-        return keys, values
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generation.GrowingLayer, "update", update)
-        greedy(model, PROMPTS, 3, never, pad=0, prefix=prefix, shared=30)
-    assert {shape[2] for shape in rows} == {7, 8, 9}  # a row's own seven tokens, and what is generated
-    assert model.config._attn_implementation == before
-
-
-def test_the_keys_of_a_prefix_are_let_go_afterwards():
-    model = tiny.qwen2()
-    prefix = prefix_cache(model, EXAMPLES)
-    keys = weakref.ref(prefix.layers[0].keys)
-    with shared_prefix.attending(model, prefix):
-        pass
-    del prefix
-    gc.collect()
-    assert keys() is None

@@ -68,7 +68,7 @@ def test_answers_and_likelihoods_on_two_gpus_are_a_cpus():
 
     def asked(model):
         prefix = generation.prefix_cache(model, prompts[0][:20])
-        shared = generation.greedy(model, prompts, 24, ended, pad=0, prefix=prefix, shared=20)
+        shared = generation.greedy(model, prompts, 24, ended, pad=0, prefix=prefix)
         return shared, likelihood.score(model, [[5, 6, 7], [8, 9]], [[[1, 2, 3], [1, 4]], [[5], [6, 7]]], 0)
 
     (answers, found), (wanted, expected) = asked(spread(llama())), asked(llama())

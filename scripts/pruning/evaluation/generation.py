@@ -1,13 +1,14 @@
 """Greedy generation for many prompts at once, without work that changes no answer.
 
-What all prompts begin with (few-shot examples) is computed and held once (shared_prefix.py); prompts are read beside
-others of about their length, so that few are padded far; keys and values lie in buffers instead of being copied for
-every token; rows that have ended leave the batch, and so do rows caught in a loop.
+What all prompts begin with (few-shot examples) is computed once; prompts are read beside others of about their length,
+so that few are padded far; keys and values lie in buffers instead of being copied for every token; rows that have ended
+leave the batch, and so do rows caught in a loop.
 The tokens are those of transformers' `generate` with `do_sample=False`, up to rounding: sums over a batch depend on its
 shape.
 """
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +16,6 @@ from torch import Tensor
 from torch.nn.functional import pad as pad_end
 from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
-
-from pruning.evaluation import shared_prefix
 
 SHARED = 16  # a shorter common beginning is not worth a forward pass of its own
 ROOM = 64  # tokens that a buffer grows by
@@ -35,16 +34,7 @@ class Generated:
 
 
 class GrowingLayer(DynamicLayer):
-    """Keys and values in buffers with room for more: DynamicLayer copies all of them at every token.
-
-    shared: tokens before them whose keys and values lie elsewhere, once for all rows (shared_prefix.py)."""
-
-    def __init__(self, shared: int = 0):
-        super().__init__()
-        self.shared = shared
-
-    def get_seq_length(self) -> int:
-        return self.shared + super().get_seq_length()
+    """Keys and values in buffers with room for more: DynamicLayer copies all of them at every token."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
@@ -54,7 +44,7 @@ class GrowingLayer(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *_, **__) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        old = super().get_seq_length()
+        old = self.get_seq_length()
         new = old + key_states.shape[-2]
         if new > self.buffers[0].shape[-2]:
             self.buffers = tuple(pad_end(s[:, :, :old], (0, 0, 0, new + ROOM - old)) for s in self.buffers)
@@ -73,7 +63,7 @@ class GrowingLayer(DynamicLayer):
             buffer[rows, :, width - states.shape[-2] : width] = states
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        length = super().get_seq_length()
+        length = self.get_seq_length()
         self.buffers = tuple(buffer[indices] for buffer in self.buffers)
         self._show(length)
 
@@ -89,13 +79,12 @@ class StateLayer(LinearAttentionLayer):
             states |= {number: own[indices] for number, own in states.items() if own is not None}
 
 
-def new_cache(model: PreTrainedModel, shared: int = 0) -> DynamicCache:
-    """transformers' cache for this model, its plain layers growing in place (sliding-window ones stay theirs), after so
-    many tokens that all rows share."""
+def new_cache(model: PreTrainedModel) -> DynamicCache:
+    """transformers' cache for this model, its plain layers growing in place (sliding-window ones stay theirs)."""
     cache = DynamicCache(config=model.config)
     for number, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer:
-            cache.layers[number] = GrowingLayer(shared)
+            cache.layers[number] = GrowingLayer()
         elif type(layer) is LinearAttentionLayer:
             cache.layers[number] = StateLayer(layer.number_of_states)
     return cache
@@ -132,52 +121,48 @@ def greedy(
     *,
     pad: int,
     prefix: DynamicCache | None = None,
-    shared: int = 0,
     processors: LogitsProcessorList | None = None,
 ) -> list[Generated]:
     """Continuations of at most `limit` tokens, in the order of the prompts (token ids, none empty), in one batch.
 
     ended(row, tokens): whether the row's continuation has come to its end; asked after every token.
-    prefix: keys and values of the first `shared` tokens of every prompt (`prefix_cache`); it is not changed.
+    prefix: keys and values of the first tokens of every prompt (`prefix_cache`); it is not changed.
     processors: transformers' own of these prompts, padded on the left to one length, which change the logits."""
     device = device_of(model)
     rows = torch.arange(len(prompts), device=device)  # of those still in the batch
     tokens: list[list[int]] = [[] for _ in prompts]
     finish = ["length"] * len(prompts)
     alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    with shared_prefix.attending(model, prefix):
-        cache, real, logits = read(model, prompts, pad, shared)
-        positions = real.sum(1, keepdim=True)
-        # Of all rows, since processors know of none that left.
-        written = torch.cat([padded(prompts, pad, device), rows.new_full((len(prompts), limit), pad)], dim=1)
-        width = written.shape[1] - limit
-        for step in range(1, limit + 1):
-            if processors:
-                whole = logits.new_zeros((len(prompts), logits.shape[1]), dtype=torch.float32)
-                whole[rows] = logits.float()
-                logits = processors(written[:, : width + step - 1], whole)[rows]
-            ids = logits.argmax(-1, keepdim=True)
-            written[rows, width + step - 1] = ids[:, 0]
-            for place, (row, token, live) in enumerate(
-                zip(rows.tolist(), ids[:, 0].tolist(), alive.tolist(), strict=True)
-            ):
-                if live:
-                    tokens[row].append(token)
-                    if ended(row, tokens[row]):
-                        finish[row], alive[place] = "stop", False
-            if step % LOOK == 0 and step < limit:
-                looping = loops(written[rows, width : width + step], limit - step)
-                for place in (looping & alive).nonzero().flatten().tolist():
-                    finish[rows[place]], alive[place] = "loop", False
-            if step == limit or not alive.any():
-                break
-            if step % LOOK == 0 and not alive.all():
-                left = alive.nonzero().flatten()
-                cache.batch_select_indices(left.cpu())  # layers may be on several GPUs
-                rows, ids, real, positions, alive = (t[left] for t in (rows, ids, real, positions, alive))
-            real = torch.cat([real, real.new_ones(len(real), 1)], dim=1)
-            logits = following(model, ids, real, positions, cache)
-            positions = positions + 1
+    cache, real, logits = read(model, prompts, pad, prefix)
+    positions = real.sum(1, keepdim=True)
+    # Of all rows, since processors know of none that left.
+    written = torch.cat([padded(prompts, pad, device), rows.new_full((len(prompts), limit), pad)], dim=1)
+    width = written.shape[1] - limit
+    for step in range(1, limit + 1):
+        if processors:
+            whole = logits.new_zeros((len(prompts), logits.shape[1]), dtype=torch.float32)
+            whole[rows] = logits.float()
+            logits = processors(written[:, : width + step - 1], whole)[rows]
+        ids = logits.argmax(-1, keepdim=True)
+        written[rows, width + step - 1] = ids[:, 0]
+        for place, (row, token, live) in enumerate(zip(rows.tolist(), ids[:, 0].tolist(), alive.tolist(), strict=True)):
+            if live:
+                tokens[row].append(token)
+                if ended(row, tokens[row]):
+                    finish[row], alive[place] = "stop", False
+        if step % LOOK == 0 and step < limit:
+            looping = loops(written[rows, width : width + step], limit - step)
+            for place in (looping & alive).nonzero().flatten().tolist():
+                finish[rows[place]], alive[place] = "loop", False
+        if step == limit or not alive.any():
+            break
+        if step % LOOK == 0 and not alive.all():
+            left = alive.nonzero().flatten()
+            cache.batch_select_indices(left.cpu())  # layers may be on several GPUs
+            rows, ids, real, positions, alive = (t[left] for t in (rows, ids, real, positions, alive))
+        real = torch.cat([real, real.new_ones(len(real), 1)], dim=1)
+        logits = following(model, ids, real, positions, cache)
+        positions = positions + 1
     return [Generated(*pair) for pair in zip(tokens, finish, strict=True)]
 
 
@@ -206,33 +191,37 @@ def following(model: PreTrainedModel, ids: Tensor, real: Tensor, positions: Tens
 
 
 def read(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], pad: int, shared: int
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], pad: int, prefix: DynamicCache | None
 ) -> tuple[DynamicCache, Tensor, Tensor]:
-    """(cache of all rows, which of its tokens there are: int64 [B, shared + T], next tokens' logits [B, vocabulary]).
+    """(cache of all rows, which of its tokens there are: int64 [B, T], next tokens' logits [B, vocabulary]).
 
-    Rows are padded on the left to the longest prompt, but computed beside those of about their own length."""
+    Rows are padded to the longest prompt, on the left or after the prefix, but computed beside those of about their own
+    length."""
     device = device_of(model)
+    shared = prefix.get_seq_length() if prefix else 0
     lengths = [len(prompt) - shared for prompt in prompts]
-    width = max(lengths)
-    cache = new_cache(model, shared)
+    width = shared + max(lengths)
+    cache = new_cache(model)
     # In a sliding window padding counts as tokens: caches of unlike width are no parts of one.
     joins = all(isinstance(layer, GrowingLayer) for layer in cache.layers)
     groups = alike(lengths) if joins else [list(range(len(prompts)))]
-    real = torch.zeros(len(prompts), shared + width, dtype=torch.long, device=device)
-    real[:, :shared] = 1
+    real = torch.zeros(len(prompts), width, dtype=torch.long, device=device)
     logits: dict[int, Tensor] = {}
     for group in groups:
-        longest = max(lengths[row] for row in group)
         ids = padded([prompts[row][shared:] for row in group], pad, device)
-        for row in group:
-            real[row, shared + width - lengths[row] :] = 1
+        own = padded([[1] * lengths[row] for row in group], 0, device)
+        own = torch.cat([own.new_ones(len(group), shared), own], dim=1)
         rows = torch.tensor(group, device=device)
-        own = torch.cat([real[rows, :shared], real[rows, shared + width - longest :]], dim=1)
+        real[rows, width - own.shape[1] :] = own
         positions = (own.cumsum(1) - 1).clamp_min(0)[:, shared:]
-        part = cache if len(groups) == 1 else new_cache(model, shared)
+        part = deepcopy(prefix) if prefix else new_cache(model)
+        if prefix:
+            part.batch_select_indices(torch.zeros(len(group), dtype=torch.long))
         for row, found in zip(group, following(model, ids, own, positions, part), strict=True):
             logits[row] = found
-        if part is not cache:
+        if len(groups) == 1:
+            cache = part
+        else:
             for layer, of_part in zip(cache.layers, part.layers, strict=True):
                 layer.take(rows, len(prompts), width, of_part)
     return cache, real, torch.stack([logits[row] for row in range(len(prompts))])

@@ -88,7 +88,6 @@ class HuggingFaceLM(HFLM):
                 lambda _, tokens: tokens[-1] in ends or stopped(tokens),
                 pad=self.tokenizer.pad_token_id,
                 prefix=self.prefix,
-                shared=len(self.shared),
                 processors=logits_processor,
             )
             # A loop is taken to go on to the limit: what was not generated counts as if it had been.
