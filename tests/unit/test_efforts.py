@@ -12,7 +12,7 @@ import tiny
 from pruning.command import configuration, efforts, own_data, ready, right_answers
 from pruning.command.configuration import build
 from pruning.command.known import Own
-from pruning.command.request import Request
+from pruning.command.request import Request, with_effort
 from pruning.config import preflight
 from pruning.config.default import DEFAULT
 from pruning.config.methods import Method
@@ -102,22 +102,15 @@ def test_another_effort_is_refused_with_those_there_are():
         efforts.read("best")
 
 
-@pytest.mark.parametrize(
-    ("asked", "own", "found"),
-    [
-        ({}, None, None),
-        ({"effort": "quick"}, None, None),
-        ({"effort": "thorough"}, None, "distill"),
-        ({"effort": "thorough"}, Own(50, {}), "distill"),  # too few answers to calibrate on
-        ({"effort": "thorough"}, Own(50, {"train": 9}), None),
-        ({"effort": "thorough", "steps": 7}, Own(50, {"train": 9}), "distill"),
-        ({"recover": "distill"}, Own(50, {"train": 9}), "distill"),
-        ({"effort": "thorough", "recover": "lora"}, None, "lora"),
-        ({"effort": "thorough", "methods": ["wanda"]}, None, None),
-    ],
-)
-def test_recovery_is_the_efforts_but_on_own_answers_only_where_it_is_asked_for(asked, own, found):
-    assert replace(known(), request=Request("m", **asked), own=own).recover == found
+def test_recovery_is_the_efforts_unless_something_else_is_asked_for():
+    def applied(**asked):
+        found = with_effort(Request("m", **asked))
+        return found.recover, found.steps
+
+    assert applied(effort="thorough") == ("distill", None) and applied() == applied(effort="quick") == (None, None)
+    assert applied(effort="thorough", steps=7) == ("distill", 7)
+    assert applied(effort="thorough", recover="lora") == ("lora", None)
+    assert applied(effort="thorough", methods=["wanda"]) == (None, None)
 
 
 def test_sizes_of_the_vocabulary_are_methods_that_a_budget_compares():

@@ -1051,17 +1051,6 @@ def test_another_effort_in_the_same_folder_goes_on_from_what_was_answered(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("asked", "tuned", "noted"),
-    [({}, False, True), ({"recover": "distill"}, True, False), ({"steps": 9}, True, False)],
-)
-def test_thorough_distils_on_right_answers_where_it_is_asked_to(tmp_path, monkeypatch, asked, tuned, noted):
-    found, said = Answering(monkeypatch, tmp_path, 1).collect(effort="thorough", train=800, **asked)
-    columns = build(found, [20])["tables"]["validation"]["tasks"]
-    assert columns == ["own_validation", *(["own_validation@own"] if tuned else [])]
-    assert ("--recover distill does it" in said) == noted
-
-
-@pytest.mark.parametrize(
     ("given", "own", "edited", "tolerance"),
     [
         (None, None, None, 0.1),

@@ -138,7 +138,7 @@ def build(known: Known, sparsities: Sequence[int] | Mapping[str, int]) -> dict[s
         own["methods"] = own_methods
     if request.budget:
         own["budgets"] = {BUDGET: {**budget_of(request.budget), **speed}}
-    if known.recover:
+    if request.recover:
         for each in made.values():
             each["tasks"] = [*each["tasks"], *(f"{name}@own" for name in each["tasks"])]
         own["tunings"] = {"own": tuning(known, text["sequence_length"])}
@@ -159,10 +159,10 @@ def compared_by(known: Known) -> str:
 def tuning(known: Known, length: int) -> dict[str, Any]:
     """Return the recovery's section. length: tokens of a sequence."""
     request = known.request
-    own = {"dataset": "own", "objective": RECOVERIES[known.recover], "steps": request.steps or STEPS}
+    own = {"dataset": "own", "objective": RECOVERIES[request.recover], "steps": request.steps or STEPS}
     own |= {"batch_size": 4, "learning_rate": 2e-4, "sequence_length": length}
     own |= {"targets": list(known.trained)} if known.trained else {}
-    on_answers = known.calibrates_on_answers and known.recover == "distill"
+    on_answers = known.calibrates_on_answers and request.recover == "distill"
     return own | ({"answers": own_data.ASKING["train"]} if on_answers else {})
 
 

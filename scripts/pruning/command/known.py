@@ -33,7 +33,7 @@ class Own(NamedTuple):
 class Known:
     """A request, and what is known once its model is fetched and its data are read."""
 
-    request: Request
+    request: Request  # with what its effort adds
     model: dict[str, Any]  # the configuration's section `models`, of this one
     smaller: Mapping[str, Any] = field(default_factory=dict)  # the same of models that it is compared with
     tasks: Sequence[Asked] = ()  # of lm-eval's
@@ -78,15 +78,6 @@ class Known:
     def calibrates_on_answers(self) -> bool:
         """Whether models are calibrated on own answers, as far as is known."""
         return self.own is not None and self.own.tokens != {}
-
-    @property
-    def recover(self) -> str | None:
-        """How models are trained after pruning: as asked for, or else as the effort has it, though not on own answers.
-        That took longest of all and gained nothing (docs/results/efforts.md)."""
-        request = self.request
-        if request.recover or request.methods:
-            return request.recover
-        return self.effort.recover if request.steps or not self.calibrates_on_answers else None
 
     @property
     def rare(self) -> bool:

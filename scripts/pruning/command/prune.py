@@ -203,7 +203,7 @@ def stand_in(known: Known, pruned: Sequence[tuple[str, int]]) -> names.Variant:
     exported = known.request.out / Path(names.EXPORT.format(model=known.alias, variant="x")).parents[1]
     for folder in sorted(exported.glob("own/**/model")):
         made = names.Variant.parse(folder.parent.relative_to(exported).as_posix())
-        tuned = not made.tuning or known.recover or known.mine and made.tuning in known.mine.config.tunings
+        tuned = not made.tuning or known.request.recover or known.mine and made.tuning in known.mine.config.tunings
         if (made.method, made.sparsity) in pruned and tuned:
             return made
     return names.Variant("own", *pruned[0])

@@ -9,7 +9,7 @@ from typing import Any
 
 from pruning.command import config_file, configuration, efforts, lm_eval_tasks, own_data, take
 from pruning.command.known import Known, Own
-from pruning.command.request import IN_ROUNDS, Request, budget_of
+from pruning.command.request import IN_ROUNDS, Request, budget_of, with_effort
 from pruning.command.running import CONFIG, PAGE, START, put, run
 from pruning.config import base
 from pruning.config.alternatives import check_file, vocabulary
@@ -38,7 +38,7 @@ def ready(request: Request) -> Known:
     Raises InputError for what cannot be done, with the words of a job that failed."""
     from pruning.models import loading  # torch is slow
 
-    out = request.out
+    request, out = with_effort(request), request.out
     tasks = lm_eval_tasks.asked(request.tasks)
     alias, source = configuration.model_source(request.model)
     with within("--against: no GGUF type: "):

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -143,6 +143,14 @@ def of_python(model: Any, data: Any, sparsity: Any, out: Any, rest: Mapping[str,
     return Request(**given)
 
 
+def with_effort(request: Request) -> Request:
+    """Return the request with its effort's recovery, which --recover and --methods stand in for."""
+    effort = efforts.read(request.effort)
+    if request.methods or request.recover or not effort.recover:
+        return request
+    return replace(request, recover=effort.recover)
+
+
 def check(request: Request) -> None:
     """Raises InputError for what no run could do, whatever model and data are."""
     if request.data and not request.data.is_file():
@@ -159,8 +167,7 @@ def check(request: Request) -> None:
                 raise ValueError("several sizes are compared at equal cost: give --budget as well")
     if request.recover not in (None, *RECOVERIES):
         raise InputError(f"--recover {request.recover}: give one of {', '.join(RECOVERIES)}")
-    trains = request.recover or not request.methods and efforts.read(request.effort).recover
-    if request.steps and not trains:
+    if request.steps and not with_effort(request).recover:
         raise InputError(f"--steps {request.steps}: only for --recover distill or --recover lora: give one of them")
     if request.rounds and (request.methods or efforts.read(request.effort).method.score != IN_ONE):
         others = [name for name in efforts.EFFORTS if efforts.read(name).method.score == IN_ONE]

@@ -63,9 +63,6 @@ def collect(known: Known, ask: bool = True) -> tuple[Own | None, list[str]]:
         if min(tokens.values()) >= LEAST_TOKENS:  # as many as of any text
             said += f". Models are calibrated on these answers ({sum(lengths):,} tokens) and chosen by the perplexity "
             said += "of those to validation questions. Your data's own text they predict worse."
-            if known.effort.recover and not (known.recover or known.request.methods or known.mine):
-                said += " They are not distilled on these answers, which gained nothing where it was tried: "
-                said += "--recover distill does it."
             units = {"token": [each.tokens for each in found], "byte": [each.bytes for each in found]}
             longest = {unit: max(chain(*each)) for unit, each in units.items()}
             return Own(asked, {train: sum(lengths), **tokens}, False, validation, longest), [said]
