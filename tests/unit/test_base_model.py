@@ -4,6 +4,7 @@ import base64
 import errno
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -345,7 +346,9 @@ def test_what_is_stored_twice_is_kept_once(tmp_path: Path, shards: int):
         for number, of in enumerate(names):
             save_file({name: (tensors | head)[name] for name in of}, own / f"{number}.safetensors", {"format": "pt"})
         index = {name: f"{number}.safetensors" for number, of in enumerate(names) for name in of}
-        (own / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+        (own / "model.safetensors.index.json").write_text(
+            json.dumps({"metadata": {"total_size": 1}, "weight_map": index})
+        )
     given = {"kind": "local", "path": str(own)}
     stage.fetch_model(given, tmp_path / "base/manifest.json")
     read = load(tmp_path / "base", "float32")[0]
@@ -353,6 +356,10 @@ def test_what_is_stored_twice_is_kept_once(tmp_path: Path, shards: int):
     count = sum(each.numel() for each in model.parameters())
     assert json.loads((tmp_path / "base/manifest.json").read_text())["parameters"] == count
     assert {*Checkpoint(tmp_path / "base").file_of} == {*tensors}
+    if shards > 1:
+        index = json.loads((tmp_path / "base/model.safetensors.index.json").read_text())
+        assert {*index["weight_map"]} == {*tensors}
+        assert index["metadata"]["total_size"] == sum(map(os.path.getsize, (tmp_path / "base").glob("*.safetensors")))
     assert not (tmp_path / "base/consolidated.safetensors").exists()
 
 
