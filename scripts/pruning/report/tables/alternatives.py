@@ -159,8 +159,8 @@ def notes(
     found = [
         f"{entry['title']}: {what}, on the same items, by Holm's adjustment over the rows.",
         f"Files: one GGUF file per row, unquantised ones as F16. A row with a type is {how}",
-        f"Best alternative: of the dense model and smaller ones, in any type, whose {at} is not more, the one that "
-        "did best on these very items, which favours it. None: every alternative costs more. Front, ✓: no row "
+        f"Best alternative: of the dense model and smaller ones, in any type, that do not cost more ({at}), the one "
+        "that did best on these very items, which favours it. None: every alternative costs more. Front, ✓: no row "
         "beats it in quality at that cost or less; (✓): not by more than the intervals.",
     ]
     if conditions:
