@@ -16,6 +16,7 @@ OUTPUT
 Answers already given are kept in a hidden file beside the outputs: a killed evaluation goes on where it stopped.
 """
 
+from pruning.evaluation import tasks as task_files
 from pruning.models import gguf
 
 PRUNED = rf"({one_of(CONFIG.calibrations)})/({METHOD})/\d{{1,2}}(/({one_of(CONFIG.tunings)}))?"
@@ -85,6 +86,12 @@ def made_from(task, model):
 
 
 @cache  # of thousands of jobs
+def included(task):
+    """Definitions of ours that a task's own includes."""
+    return task_files.files(CONFIG.definition(task))[1:] if CONFIG.tasks[task].kind == "lm_eval" else []
+
+
+@cache
 def data_of(task):
     """Data files that a definition names."""
     return preflight.data_files(CONFIG.definition(task)) if CONFIG.tasks[task].kind == "lm_eval" else []
@@ -118,7 +125,7 @@ def backend_of(wildcards, task):
 
 def evaluation(wildcards, tasks):
     """Its input files beside the model's."""
-    sources = [made_from(task, wildcards.model) for task in tasks]
+    sources = [made_from(task, wildcards.model) for task in tasks] + [file for task in tasks for file in included(task)]
     data = {file for task in tasks for file in data_of(task)}
     kinds = {f"evaluation/kinds/{CONFIG.tasks[task].kind}" for task in tasks}
     kinds |= {f"evaluation/backends/{backend_of(wildcards, task)}" for task in tasks}

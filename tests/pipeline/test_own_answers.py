@@ -10,7 +10,7 @@ import yaml
 from transformers import AutoTokenizer
 
 from pruning.data.text import documents
-from workspace import Workspace, undescribed
+from workspace import Workspace, changed, undescribed
 
 # Whoever writes no number is right, and any letter ends an answer: the random model's answers do both.
 CHANGES = {
@@ -43,9 +43,8 @@ def configure(workspace: Workspace, limit: int, **tuning) -> AbstractContextMana
 
 
 def define(workspace: Workspace, **changes) -> None:
-    tasks = workspace.path / "config/tasks"
-    known = yaml.safe_load((tasks / "gsm_symbolic.yaml").read_text())
-    (tasks / "loose.yaml").write_text(yaml.safe_dump(known | CHANGES | changes))
+    made = {"include": "gsm_symbolic.yaml"} | CHANGES | changes
+    (workspace.path / "config/tasks/loose.yaml").write_text(yaml.safe_dump(made))
 
 
 def test_text_is_what_the_dense_model_answered(finished: Workspace):
@@ -53,6 +52,10 @@ def test_text_is_what_the_dense_model_answered(finished: Workspace):
     with configure(finished, limit=12):
         finished.snakemake("results/tiny-reasoner/recovered/own/rku/50/own/recovery.json")
         finished.snakemake(*(f"{path}.json" for path in said.values()))
+        included = finished.path / "config/tasks/gsm_symbolic.yaml"
+        assert finished.planned(ANSWERS) == {}
+        with changed(included, included.read_text().replace("Question:", "Q:")):
+            assert finished.planned(ANSWERS) == {"evaluate": 1, "own_answers": 1}
     results = finished.path / "results/tiny-reasoner"
     asked = pd.read_parquet(results / "eval/dense/loose.samples.parquet")
     right = asked[(asked["value"] == 1) & (asked["finish_reason"] == "stop")]

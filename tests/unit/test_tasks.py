@@ -19,6 +19,7 @@ from workspace import ROOT
 
 OURS = sorted((ROOT / "config/tasks").glob("*.yaml"))
 PACKAGED = Path(tasks.packaged_folder(Path()))
+GSM8K = PACKAGED / "gsm8k/gsm8k.yaml"
 LISTED = "darija_bench/darija_translation/doda_translation_msa_dr.yaml"  # includes two files
 
 
@@ -29,8 +30,11 @@ def write(path: Path, content: dict | str) -> Path:
 
 def as_lm_eval_reads(definition: dict, folder: Path) -> dict:
     """With includes; of functions, before which lm-eval writes their folder, the names alone."""
-    read = json.dumps(load_yaml(write(folder / "task.yaml", definition), resolve_func=False))
-    return json.loads(re.sub(re.escape(str(PACKAGED)) + r"/[\w/]*/", "", read))
+    return without_folders(load_yaml(write(folder / "task.yaml", definition), resolve_func=False))
+
+
+def without_folders(read: dict) -> dict:
+    return json.loads(re.sub(re.escape(str(PACKAGED)) + r"/[\w/]*/", "", json.dumps(read)))
 
 
 @pytest.mark.parametrize("path", OURS, ids=lambda path: path.stem)
@@ -49,6 +53,38 @@ def test_includes_of_includes_are_merged_as_lm_eval_does(include, tmp_path):
     found = tasks.with_includes(definition)
     assert found == as_lm_eval_reads(definition, tmp_path)
     assert found["dataset_path"] == "parquet" and len(found) > 9
+
+
+def test_own_includes_are_merged_as_lm_eval_does(tmp_path):
+    write(tmp_path / "ground.yaml", {"include": "gsm8k/gsm8k.yaml", "description": "a", "test_split": "validation"})
+    middle = write(tmp_path / "middle.yaml", {"include": "ground.yaml", "description": "b", "dataset_name": "x"})
+    path = write(tmp_path / "mine.yaml", {"include": "middle.yaml", "dataset_name": None})
+    found = tasks.with_includes(tasks.definition(path))
+    assert tasks.files(path) == [path, middle, tmp_path / "ground.yaml"]
+    write(tmp_path / "ground.yaml", {**yaml.safe_load((tmp_path / "ground.yaml").read_text()), "include": str(GSM8K)})
+    assert found == without_folders(load_yaml(path, resolve_func=False))
+    assert found["description"] == "b" and found["dataset_name"] is None and found["test_split"] == "validation"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("include: mine.yaml\n", r"mine\.yaml: include: mine\.yaml includes itself"),
+        ("include: other.yaml\n", r"mine\.yaml: include: other\.yaml includes itself"),
+        ("doc_to_text: !function utils.text\n", "included.yaml: .*only lm-eval's own files may name functions"),
+        ("task: a\ntask: b\n", r"included\.yaml:2: task: this key stands twice"),
+        (
+            "include: absent.yaml\n",
+            r"included\.yaml: include: lm-eval has no task file absent\.yaml, nor has this folder",
+        ),
+    ],
+)
+def test_a_broken_include_of_our_own_is_named(content, message, tmp_path):
+    included = "included" if "included" in message else "other"
+    write(tmp_path / f"{included}.yaml", content)
+    path = write(tmp_path / "mine.yaml", content if message.startswith("mine") else f"include: {included}.yaml\n")
+    with pytest.raises(InputError, match=message):
+        preflight.data_files(path)
 
 
 def test_functions_of_our_own_are_refused_at_the_start_and_in_a_job(tmp_path):

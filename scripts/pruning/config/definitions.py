@@ -85,8 +85,8 @@ def _task(path: Path) -> _Task:
 @cache
 def _read(path: Path, changed: int | None) -> _Task:
     """The file as it was changed last: every start of Snakemake asks for each of its parts, and templates are slow."""
-    if changed is not None:
-        strict_yaml.check(path)
+    for file in tasks.files(path):
+        strict_yaml.check(file)
     definition = tasks.with_includes(tasks.definition(path))
     if odd := [key for key in definition if not isinstance(key, str)]:
         raise InputError(f"{path}: {odd[0]}: a key must be a word; quote it")

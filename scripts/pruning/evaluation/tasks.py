@@ -1,4 +1,4 @@
-"""Task definitions: YAML files of lm-eval's, ours in config/tasks/ and the packaged ones that they include.
+"""Task definitions: YAML files in lm-eval's form, ours in config/tasks/ and those they include, there or in lm-eval.
 
 Read here without importing lm-eval (every start of snakemake reads them). Functions that packaged files name
 (`!function utils.f`) stay text; lm-eval finds them itself when a job passes it the definition with its `include`."""
@@ -32,17 +32,35 @@ _Packaged.add_constructor("!function", lambda loader, node: loader.construct_sca
 _Own.add_constructor("!function", _refused)
 
 
-def definition(path: Path) -> dict[str, Any]:
-    """A task YAML of ours. Its `include`, a file of lm-eval's task folder or a list of some, is made absolute.
+def files(path: Path) -> list[Path]:
+    """A task YAML of ours, and the one of its folder that it includes, if it does, and so on.
 
-    Raises InputError if the file or one that it includes is missing or broken, or if it names functions."""
-    task = _read(path, _Own)
+    Raises InputError if one is missing or broken, names functions, or includes itself."""
+    found = [path]
+    while isinstance(name := _read(found[-1], _Own).get("include"), str):
+        beside = path.parent / name
+        if name != beside.name or not beside.is_file():
+            break  # one of lm-eval's
+        if beside in found:
+            raise InputError(f"{path}: include: {name} includes itself")
+        found.append(beside)
+    return found
+
+
+def definition(path: Path) -> dict[str, Any]:
+    """A task YAML of ours, with those of its folder that it includes. Another `include`, a file of lm-eval's task
+    folder or a list of some, is made absolute.
+
+    Raises InputError as `files` does, and if a file of lm-eval's is missing or broken."""
+    task: dict[str, Any] = {}
+    for own in files(path):
+        task = _read(own, _Own) | {key: value for key, value in task.items() if key != "include"}
     if "include" in task:
         folder, absolute = packaged_folder(path), []
         for name in _listed(task["include"]):
             included = Path(os.path.normpath(folder / str(name)))  # links are not followed: installers make them
             if not included.is_relative_to(folder) or not included.is_file():
-                raise InputError(f"{path}: include: lm-eval has no task file {name}")
+                raise InputError(f"{own}: include: lm-eval has no task file {name}, nor has this folder")
             absolute.append(str(included))
         task["include"] = absolute if isinstance(task["include"], list) else absolute[0]
         with_includes(task)  # broken ones are told of here
