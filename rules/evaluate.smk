@@ -16,7 +16,7 @@ OUTPUT
 Answers already given are kept in a hidden file beside the outputs: a killed evaluation goes on where it stopped.
 """
 
-from pruning.evaluation import tasks as task_files
+from pruning.config import definitions
 from pruning.models import gguf
 
 PRUNED = rf"({one_of(CONFIG.calibrations)})/({METHOD})/\d{{1,2}}(/({one_of(CONFIG.tunings)}))?"
@@ -88,7 +88,7 @@ def made_from(task, model):
 @cache  # of thousands of jobs
 def included(task):
     """Definitions of ours that a task's own includes."""
-    return task_files.files(CONFIG.definition(task))[1:] if CONFIG.tasks[task].kind == "lm_eval" else []
+    return definitions.included(CONFIG.definition(task)) if CONFIG.tasks[task].kind == "lm_eval" else []
 
 
 @cache

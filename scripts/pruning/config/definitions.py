@@ -134,6 +134,11 @@ def test_file(path: Path) -> str:
     return files[split]
 
 
+def included(path: Path) -> list[Path]:
+    """The definitions of ours that a task's own includes. Raises InputError as tasks.files does."""
+    return tasks.files(path)[1:]
+
+
 def no_examples(path: Path) -> bool:
     """Whether a task says that it is asked without worked examples, whatever its user says."""
     return _task(path).num_fewshot == 0
