@@ -7,6 +7,7 @@ windowed perplexity (tasks.{task} in the config). Tasks that `experiment.togethe
 
 INPUT
     manifest.json and files of the variant's model, and its GGUF file; with `storage.compact: memory` the dense model's, and a mask
+    config/tasks/{task}.yaml                                of lm-eval's task, and those of that folder it includes
     results/data/…                                          the data files that the task names
 OUTPUT
     results/{model}/hidden_states/{task}/, .json            of a task with `divergence`: the dense model's head and, of

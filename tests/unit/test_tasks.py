@@ -75,7 +75,12 @@ def test_own_includes_are_merged_as_lm_eval_does(tmp_path):
         ("task: a\ntask: b\n", r"included\.yaml:2: task: this key stands twice"),
         (
             "include: absent.yaml\n",
-            r"included\.yaml: include: lm-eval has no task file absent\.yaml, nor has this folder",
+            r"included\.yaml: include: lm-eval has no task file absent\.yaml; one of this folder",
+        ),
+        ("include: [included.yaml]\n", r"included\.yaml: include: lm-eval has no task file included\.yaml; .* alone"),
+        (
+            "include: ./mine.yaml\n",
+            r"included\.yaml: include: lm-eval has no task file \./mine\.yaml; .* without folders",
         ),
     ],
 )
@@ -85,6 +90,15 @@ def test_a_broken_include_of_our_own_is_named(content, message, tmp_path):
     path = write(tmp_path / "mine.yaml", content if message.startswith("mine") else f"include: {included}.yaml\n")
     with pytest.raises(InputError, match=message):
         preflight.data_files(path)
+
+
+def test_an_include_that_is_edited_is_read_again(tmp_path):
+    ground = (ROOT / "config/tasks/gsm_symbolic.yaml").read_text()
+    write(tmp_path / "ground.yaml", ground)
+    path = write(tmp_path / "mine.yaml", "include: ground.yaml\n")
+    assert preflight.data_files(path) == ["results/data/gsm_symbolic/test.parquet"]
+    write(tmp_path / "ground.yaml", ground.replace("test.parquet", "validation.parquet"))
+    assert preflight.data_files(path) == ["results/data/gsm_symbolic/validation.parquet"]
 
 
 def test_functions_of_our_own_are_refused_at_the_start_and_in_a_job(tmp_path):

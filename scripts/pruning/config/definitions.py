@@ -79,12 +79,13 @@ class _Task(BaseModel):
 
 def _task(path: Path) -> _Task:
     """A task definition with all that it includes. Raises InputError if a file is missing, broken or odd."""
-    return _read(path, path.stat().st_mtime_ns if path.is_file() else None)
+    return _read(path, tuple(file.stat().st_mtime_ns for file in tasks.files(path)))
 
 
 @cache
-def _read(path: Path, changed: int | None) -> _Task:
-    """The file as it was changed last: every start of Snakemake asks for each of its parts, and templates are slow."""
+def _read(path: Path, changed: tuple[int, ...]) -> _Task:
+    """The file and those it includes, as they were changed last. Kept, since every start of Snakemake asks for each of
+    its parts, and templates are slow."""
     for file in tasks.files(path):
         strict_yaml.check(file)
     definition = tasks.with_includes(tasks.definition(path))

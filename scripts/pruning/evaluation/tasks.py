@@ -60,7 +60,8 @@ def definition(path: Path) -> dict[str, Any]:
         for name in _listed(task["include"]):
             included = Path(os.path.normpath(folder / str(name)))  # links are not followed: installers make them
             if not included.is_relative_to(folder) or not included.is_file():
-                raise InputError(f"{own}: include: lm-eval has no task file {name}, nor has this folder")
+                beside = "one of this folder is included alone, by its name without folders"
+                raise InputError(f"{own}: include: lm-eval has no task file {name}; {beside}")
             absolute.append(str(included))
         task["include"] = absolute if isinstance(task["include"], list) else absolute[0]
         with_includes(task)  # broken ones are told of here
