@@ -28,9 +28,8 @@ def recover(
     optimizer = torch.optim.AdamW([*recovery.trained(tuned).values()], lr=settings["learning_rate"], weight_decay=0.0)
 
     origins = [manifest, data, *([teacher / "manifest.json"] if teacher else [])]
-    identity = artifacts.key_of(*map(artifacts.file_hash, origins), settings)
-    checkpoint = output.with_name(f".{output.name}.{identity}.pt")
-    log = recovery.load_state(checkpoint, identity, tuned, optimizer)
+    checkpoint = artifacts.unfinished(output, settings, *origins)
+    log = recovery.load_state(checkpoint, tuned, optimizer)
     device = tuned.get_base_model().get_input_embeddings().weight.device
     with out_of_memory.advise("`tunings: micro_batch`: lower it, or set `gradient_checkpointing: true`"):
         for step in tqdm(range(len(log), settings["steps"]), "LoRA steps", mininterval=5):
@@ -47,7 +46,7 @@ def recover(
             optimizer.zero_grad()
             log.append({"step": step + 1, "loss": value})
             if (step + 1) % settings["checkpoint_every"] == 0:
-                recovery.save_state(checkpoint, identity, log, tuned, optimizer)
+                recovery.save_state(checkpoint, log, tuned, optimizer)
     with artifacts.atomic_directory(output) as directory:
         recovery.save(directory, tuned)
         names = settings.get("names", {})  # so that logs of several recoveries can be read as one table

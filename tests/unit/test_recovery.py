@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
 import tiny
-from pruning.core import artifacts
+from pruning.core import artifacts, chain
 from pruning.core.errors import InputError
 from pruning.evaluation import dense, recovery
 from pruning.methods import variants
@@ -192,6 +192,14 @@ def test_a_checkpoint_that_is_not_its_own_is_not_gone_on_from(pruned, monkeypatc
     for file in ("adapter_model.safetensors", "training_log.csv"):
         assert (resumed / file).read_bytes() == (whole / file).read_bytes()
     assert not list(pruned.glob(".adapter.*"))
+
+
+def test_nor_is_one_of_other_code(pruned, monkeypatch, capsys):
+    checkpoint = killed(pruned, monkeypatch)
+    monkeypatch.setattr(chain, "lineage", "0123456789")
+    monkeypatch.setattr(chain, "parents", {None})
+    run(pruned)
+    assert "resumed" not in capsys.readouterr().out and not checkpoint.exists()
 
 
 def without_a_tensor(path):

@@ -16,6 +16,7 @@ from test_second_moments import MODELS, SETTINGS, micro_batches, unpadded
 
 import tiny
 from pruning.calibration import layerwise, prepare
+from pruning.core import chain
 from pruning.core.errors import InputError
 from pruning.methods import least_squares, training
 from pruning.methods import refit as fitting
@@ -222,21 +223,34 @@ def test_the_compact_model_is_the_one_that_was_fitted(scheme, laid):
     assert record["lambda"] is not None
 
 
-@pytest.mark.parametrize("broken", [False, True])
-def test_a_run_that_was_killed_trains_the_layers_that_are_left(laid, monkeypatch, broken):
-    """To the same files, to the bit. A kept layer that is not as it was written is trained again."""
-    calls, own = [], training.trained
+def killed_in(monkeypatch, module, function: str, after: int) -> list[int]:
+    """Lets a function be killed once, at a later call. Returns one item per call that was made."""
+    calls, own = [], getattr(module, function)
 
-    def trained(*given):
-        calls.append(given[-1])
-        if calls == [0, 1, 2]:
+    def dying(*given):
+        calls.append(len(calls))
+        if len(calls) == after + 1:
             raise KeyboardInterrupt
         return own(*given)
 
-    monkeypatch.setattr(training, "trained", trained)
+    monkeypatch.setattr(module, function, dying)
+    return calls
+
+
+@pytest.mark.parametrize("change", ["", "bit", "code"])
+@pytest.mark.parametrize(
+    "scheme, module, function, calls_a_layer",
+    [("block", training, "trained", 1), ("attention", least_squares, "fitted", 2)],
+)
+def test_a_run_that_was_killed_fits_the_layers_that_are_left(
+    laid, monkeypatch, scheme, module, function, calls_a_layer, change
+):
+    """To the same files, to the bit. A kept layer that is not as it was written is fitted again, and all of them
+    where the code is not the one that they were fitted by."""
+    calls = killed_in(monkeypatch, module, function, after=2 * calls_a_layer)
 
     def run(name: str) -> dict[str, bytes]:
-        stage(laid, name, scheme="block", training=PLAN)
+        stage(laid, name, scheme=scheme, training=plan(scheme).get("plan"))
         assert not any(file.is_dir() for file in laid.glob(f".{name}.*"))
         return {file.name: file.read_bytes() for file in sorted((laid / name).iterdir())}
 
@@ -245,13 +259,16 @@ def test_a_run_that_was_killed_trains_the_layers_that_are_left(laid, monkeypatch
     assert not (laid / "fit.json").exists()
     [kept] = laid.glob(".fit.*")  # no checked stamp yet
     assert sorted(file.name for file in kept.iterdir()) == ["0.safetensors", "1.safetensors"]
-    if broken:
+    if change == "bit":
         content = bytearray((kept / "1.safetensors").read_bytes())
         content[-1] ^= 1
         (kept / "1.safetensors").write_bytes(content)
-    resumed = run("fit")
-    assert calls == [0, 1, 2, *([1] if broken else []), 2]
-    assert resumed == run("whole") and calls[-3:] == [0, 1, 2]
+    elif change == "code":
+        monkeypatch.setattr(chain, "lineage", "0123456789")
+        monkeypatch.setattr(chain, "parents", {None})  # the mask's
+    resumed, made = run("fit"), 2 * calls_a_layer + 1
+    assert len(calls) - made == calls_a_layer * {"": 1, "bit": 2, "code": 3}[change]
+    assert resumed == run("whole") and len(calls) - made == calls_a_layer * {"": 4, "bit": 5, "code": 6}[change]
 
 
 def test_layers_take_the_rate_of_the_one_before_or_the_least_where_that_did_not_gain(monkeypatch):

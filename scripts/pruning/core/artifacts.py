@@ -218,3 +218,14 @@ def directory_hashes(directory: Path) -> dict[str, str]:
 def key_of(*parts: Any) -> str:
     """A stable hash of JSON-like values, 32 hexadecimal digits; tuples are as lists, the order of a dict is none."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def unfinished(output: Path, settings: dict[str, Any], *made_from: Path) -> Path:
+    """Return where a job keeps what a run after a kill goes on from. It is named after all that the job depends on, so
+    that one of other settings, code, data or libraries starts anew. Removes what such others have left."""
+    identity = key_of(chain.lineage, versions(), *map(file_hash, made_from), settings)
+    own = output.with_name(f".{output.name}.{identity}.unfinished")
+    for other in output.parent.glob(f".{output.name}.*.unfinished"):
+        if other != own:
+            shutil.rmtree(other) if other.is_dir() else other.unlink()
+    return own

@@ -3,6 +3,8 @@ their hashes, which stays when Snakemake deletes the directory after use.
 """
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -39,37 +41,55 @@ def write(
     at after the last layer."""
     from safetensors.torch import save_file
 
-    directory = manifest.with_suffix("")
-    with artifacts.atomic_directory(directory) as temporary:
+    with artifacts.atomic_directory(manifest.with_suffix("")) as temporary:
         for layer, tensors in enumerate(layers):
             save_file(tensors, temporary / f"{layer}.safetensors")
             tensors.clear()  # loops hold on to the dict while the next layer's are made
-        whole = {**content, "files": artifacts.directory_hashes(temporary)}
-    artifacts.write_json(manifest, whole, kind, settings)
-    chain.remember(directory, manifest, whole["files"])
+        files = artifacts.directory_hashes(temporary)
+    _describe(manifest, kind, settings, {**content, "files": files})
+
+
+def _describe(manifest: Path, kind: str, settings: dict[str, Any], content: Mapping[str, Any]) -> None:
+    artifacts.write_json(manifest, content, kind, settings)
+    chain.remember(manifest.with_suffix(""), manifest, content["files"])
 
 
 def keep(folder: Path, layer: int, tensors: Mapping[str, "Tensor"], record: Mapping[str, Any]) -> None:
     """Write a layer of what is not whole yet, for a job that is killed and run again."""
-    from safetensors.torch import save, save_file
+    from safetensors.torch import save_file
 
     with artifacts.atomic(folder / f"{layer}.safetensors") as path:
-        digest = sha256(save(dict(tensors))).hexdigest()
-        save_file(dict(tensors), path, {"record": json.dumps(record), "digest": digest})
+        about = json.dumps({"record": record, "digest": _digest(tensors)})
+        save_file(dict(tensors), path, {"about": about})  # of several keys, safetensors changes the order
 
 
 def kept(folder: Path, layer: int) -> tuple[dict[str, "Tensor"], dict[str, Any]] | None:
     """Return what `keep` wrote; None where there is nothing, or it is not as it was written."""
     from safetensors import SafetensorError, safe_open
-    from safetensors.torch import save
 
     try:
         with safe_open(folder / f"{layer}.safetensors", "pt") as file:
-            found, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            about = json.loads(file.metadata()["about"])
     except (OSError, SafetensorError):
         return None
-    whole = about["digest"] == sha256(save(found)).hexdigest()
-    return (found, json.loads(about["record"])) if whole else None
+    return (found, about["record"]) if about["digest"] == _digest(found) else None
+
+
+def write_kept(manifest: Path, kind: str, settings: dict[str, Any], content: dict[str, Any], folder: Path) -> None:
+    """Make `folder`, now that all layers are kept in it, the directory of the artefact."""
+    directory, files = manifest.with_suffix(""), artifacts.directory_hashes(folder)
+    shutil.rmtree(directory, ignore_errors=True)
+    os.replace(folder, directory)
+    _describe(manifest, kind, settings, {**content, "files": files})
+
+
+def _digest(tensors: Mapping[str, "Tensor"]) -> str:
+    total = sha256()
+    for name in sorted(tensors):
+        total.update(name.encode())
+        total.update(tensors[name].numpy())
+    return total.hexdigest()
 
 
 def read(

@@ -173,8 +173,8 @@ def save(directory: Path, tuned: PeftModel) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def save_state(path: Path, identity: str, log: Log, tuned: PeftModel, optimizer: torch.optim.Optimizer) -> None:
-    """Write a checkpoint as one file: a digest of what follows and of whose it is; the log as JSON; adapters and
+def save_state(path: Path, log: Log, tuned: PeftModel, optimizer: torch.optim.Optimizer) -> None:
+    """Write a checkpoint as one file: a digest of what follows and of its name; the log as JSON; adapters and
     AdamW's moments by name, as safetensors."""
     tensors = {}
     for name, parameter in trained(tuned).items():
@@ -182,18 +182,18 @@ def save_state(path: Path, identity: str, log: Log, tuned: PeftModel, optimizer:
         tensors |= {f"{key}|{name}": value.contiguous() for key, value in own.items()}
     content = json.dumps(log).encode() + b"\n" + safetensors.torch.save(tensors)
     with artifacts.atomic(path) as temporary:
-        temporary.write_bytes(_digest(identity, content) + content)
+        temporary.write_bytes(_digest(path.name, content) + content)
 
 
 def trained(tuned: PeftModel) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in tuned.named_parameters() if parameter.requires_grad}
 
 
-def load_state(path: Path, identity: str, tuned: PeftModel, optimizer: torch.optim.Optimizer) -> Log:
+def load_state(path: Path, tuned: PeftModel, optimizer: torch.optim.Optimizer) -> Log:
     """The reverse: training goes on as if it had not stopped. Returns the log; none where there is no checkpoint, or
     one that is another training's or not as it was written."""
     raw = path.read_bytes() if path.exists() else b""
-    if raw[:DIGEST] != _digest(identity, raw[DIGEST:]):
+    if raw[:DIGEST] != _digest(path.name, raw[DIGEST:]):
         if raw:
             print(f"{path}: not a whole checkpoint of this training, which starts anew")
         return []
@@ -208,8 +208,8 @@ def load_state(path: Path, identity: str, tuned: PeftModel, optimizer: torch.opt
     return log
 
 
-def _digest(identity: str, content: bytes) -> bytes:
-    return hashlib.sha256(identity.encode() + content).digest()
+def _digest(name: str, content: bytes) -> bytes:
+    return hashlib.sha256(name.encode() + content).digest()
 
 
 def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:

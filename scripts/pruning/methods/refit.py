@@ -12,7 +12,6 @@ attention) is refitted before the FFN in the same way, x being what the units of
 TRAINS goes on from there with all matrices of the layer (training.py).
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -46,26 +45,20 @@ STAGE = footprint.REFIT
 
 def measure(job: Measurement) -> None:
     """Write a manifest with token counts and `records`, and one file per layer of what is left of one pruned variant,
-    fitted on what it sees itself. Settings: with the `scheme`, and where that trains `training`, how: each layer is
-    then kept for a run after a kill. Evidence: the `mask`."""
+    fitted on what it sees itself. Layers that are fitted are kept for a run after a kill. Settings: with the `scheme`,
+    and where that trains `training`, how. Evidence: the `mask`."""
     keeps, (manifest, folder) = masks.read(job.evidence["mask"], job.model), job.outputs
-    widths, plan = masks.counts(keeps)[masks.NEURONS], job.settings.get("training")
-    content = {**token_counts(job.batches), "layers": len(widths), "widths": widths, "records": []}
+    widths, records = masks.counts(keeps)[masks.NEURONS], []
+    content = {**token_counts(job.batches), "layers": len(widths), "widths": widths, "records": records}
     made_from = [file for file in (job.model / "manifest.json", job.data, job.evidence["mask"]) if file.is_file()]
-    identity = artifacts.key_of(*map(artifacts.file_hash, made_from), job.settings)
-    unfinished = folder.with_name(f".{folder.name}.{identity}")
-
-    def layers() -> Iterator[dict[str, Tensor]]:
-        progress, known = partial(job.progress, desc="layers"), partial(layer_files.kept, unfinished)
-        fitted = refit(job.network, job.batches, keeps, job.settings["scheme"], progress, known, plan)
-        for layer, (weights, record) in enumerate(fitted):
-            content["records"].append(record)
-            if plan:
-                layer_files.keep(unfinished, layer, weights, record)
-            yield weights
-
-    layer_files.write(manifest, "refit", job.settings, layers(), content)
-    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished = artifacts.unfinished(folder, job.settings, *made_from)
+    progress, known = partial(job.progress, desc="layers"), partial(layer_files.kept, unfinished)
+    scheme, plan = job.settings["scheme"], job.settings.get("training")
+    for layer, (weights, record) in enumerate(refit(job.network, job.batches, keeps, scheme, progress, known, plan)):
+        records.append(record)
+        layer_files.keep(unfinished, layer, weights, record)
+        weights.clear()  # the loop holds on to the dict while the next layer's are made
+    layer_files.write_kept(manifest, "refit", job.settings, content, unfinished)
 
 
 NOT_FINITE = "NaN or Inf after layer {}: check the weights, or use a wider dtype"
@@ -109,47 +102,49 @@ def refit(
             dense[number] = layerwise.run(model, layer, batch, dense[number], {down: _keeping(found)})
             outputs.append(found[1])
         counts = weights_of(dense, batches)
-        inputs, streams = [], []  # of down_proj, and what its output is added to
+        inputs, streams = [], []  # of down_proj, and what its output is added to; a GPU runs the layer again in no time
+        spared = corrective and not plan and down.weight.device.type == "cpu"
         for structure, own_keeps in keeps.items():
             STRUCTURES[structure].shrink(layer, index, own_keeps, family)
-        if kept := known(index):
-            weights, records = kept
-            names = {label: name for name, label in labels.items()}
-            layer.load_state_dict({names.get(label, label): own for label, own in weights.items()}, strict=False)
-        else:
-            weights, records = {}, {}
-            for label, site in modules.items():
-                module = layer.get_submodule(site)
-                later = [] if module is down else [layer.get_submodule(family.ffn)]
-                sums = {part: Running(module) for part in PARTS}
-                for number, batch in enumerate(batches):
-                    own: list[Tensor] = []
-                    with layerwise.idle(later, layerwise.nothing):
-                        after = layerwise.run(model, layer, batch, pruned[number], {module: _keeping(own)})
-                    x, y = own
-                    if not corrective:
-                        target, present = outputs[number].float(), y.float()
-                    else:
-                        target, present = dense[number].float(), after.float()
-                        if module is not down:
-                            target = target - outputs[number].float()
-                        elif not plan and down.weight.device.type == "cpu":  # a GPU runs the layer again in no time
-                            inputs.append(x)
-                            streams.append(present - y.float())
-                    missing, weight = target - present, counts[number]
-                    for part, rows in parts(batch).items():
-                        sums[part].add(x[rows], missing[rows], target[rows], weight[rows])
+        weights, records = known(index) or ({}, {})
+        done = set(weights)
+        layer.load_state_dict({name: weights[name] for name in done - modules.keys()}, strict=False)
+        for label, site in modules.items():
+            module = layer.get_submodule(site)
+            later = [] if module is down else [layer.get_submodule(family.ffn)]
+            fits, spares = label not in done, spared and module is down
+            sums = {part: Running(module) for part in PARTS}
+            for number, batch in enumerate(batches if fits or spares else ()):
+                own: list[Tensor] = []
+                with layerwise.idle(later, layerwise.nothing):
+                    after = layerwise.run(model, layer, batch, pruned[number], {module: _keeping(own)})
+                x, y = own
+                if spares:
+                    inputs.append(x)
+                    streams.append(after.float() - y.float())
+                if not fits:
+                    continue
+                if not corrective:
+                    target, present = outputs[number].float(), y.float()
+                else:
+                    target, present = dense[number].float(), after.float()
+                    if module is not down:
+                        target = target - outputs[number].float()
+                missing, weight = target - present, counts[number]
+                for part, rows in parts(batch).items():
+                    sums[part].add(x[rows], missing[rows], target[rows], weight[rows])
+            if fits:
                 parts_of = [own.sums() for own in sums.values()]
                 if not all(own.finite for own in parts_of):
                     raise InputError(NOT_FINITE.format(index))
                 change, records[label] = least_squares.fitted(*parts_of)
                 weights[label] = module.weight.float().cpu() + torch.from_numpy(change).float()
-                with torch.no_grad():
-                    module.weight.copy_(weights[label])
-            if plan:
-                fit, held = training.pieces(batches, pruned, dense, counts)
-                found, records["layer"] = training.trained(model, layer, fit, held, plan["epochs"], rates, index)
-                weights = {labels.get(name, name): weight for name, weight in found.items()}
+            with torch.no_grad():
+                module.weight.copy_(weights[label])
+        if plan and not done:
+            fit, held = training.pieces(batches, pruned, dense, counts)
+            found, records["layer"] = training.trained(model, layer, fit, held, plan["epochs"], rates, index)
+            weights = {labels.get(name, name): weight for name, weight in found.items()}
         if "layer" in records:
             rates = [records["layer"]["rate"] or plan["rates"][-1]]
         for number, batch in enumerate(batches):
