@@ -153,6 +153,7 @@ def refit(
                     pruned[number] = (streams[number] + down(inputs[number]).float()).to(inputs[number].dtype)
             else:
                 pruned[number] = layerwise.run(model, layer, batch, pruned[number])
+        inputs, streams, outputs = [], [], []
         memory.give_back()
         if not all(bool(torch.isfinite(hidden).all()) for hidden in pruned):
             raise InputError(NOT_FINITE.format(index))
