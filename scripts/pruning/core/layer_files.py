@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pruning.core import artifacts, chain
 from pruning.core.errors import InputError
 
+DIGEST = 64  # characters of sha256
+
 if TYPE_CHECKING:
     from torch import Tensor  # slow, and unneeded to read a manifest
 
@@ -59,8 +61,9 @@ def keep(folder: Path, layer: int, tensors: Mapping[str, "Tensor"], record: Mapp
     from safetensors.torch import save_file
 
     with artifacts.atomic(folder / f"{layer}.safetensors") as path:
-        about = json.dumps({"record": record, "digest": _digest(tensors)})
-        save_file(dict(tensors), path, {"about": about})  # of several keys, safetensors changes the order
+        said = json.dumps(record)
+        about = _digest(tensors, said) + said  # under one key: of several, safetensors changes the order
+        save_file(dict(tensors), path, {"about": about})
 
 
 def kept(folder: Path, layer: int) -> tuple[dict[str, "Tensor"], dict[str, Any]] | None:
@@ -70,10 +73,11 @@ def kept(folder: Path, layer: int) -> tuple[dict[str, "Tensor"], dict[str, Any]]
     try:
         with safe_open(folder / f"{layer}.safetensors", "pt") as file:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            about = json.loads(file.metadata()["about"])
+            about = (file.metadata() or {}).get("about", "")
     except (OSError, SafetensorError):
         return None
-    return (found, about["record"]) if about["digest"] == _digest(found) else None
+    said = about[DIGEST:]
+    return (found, json.loads(said)) if about[:DIGEST] == _digest(found, said) else None
 
 
 def write_kept(manifest: Path, kind: str, settings: dict[str, Any], content: dict[str, Any], folder: Path) -> None:
@@ -84,8 +88,8 @@ def write_kept(manifest: Path, kind: str, settings: dict[str, Any], content: dic
     _describe(manifest, kind, settings, {**content, "files": files})
 
 
-def _digest(tensors: Mapping[str, "Tensor"]) -> str:
-    total = sha256()
+def _digest(tensors: Mapping[str, "Tensor"], said: str) -> str:
+    total = sha256(said.encode())
     for name in sorted(tensors):
         total.update(name.encode())
         total.update(tensors[name].numpy())

@@ -102,7 +102,7 @@ def refit(
             dense[number] = layerwise.run(model, layer, batch, dense[number], {down: _keeping(found)})
             outputs.append(found[1])
         counts = weights_of(dense, batches)
-        inputs, streams = [], []  # of down_proj, and what its output is added to; a GPU runs the layer again in no time
+        inputs, streams = [], []  # of down_proj, and what its output is added to, which spare a CPU a run of the layer
         spared = corrective and not plan and down.weight.device.type == "cpu"
         for structure, own_keeps in keeps.items():
             STRUCTURES[structure].shrink(layer, index, own_keeps, family)
