@@ -72,6 +72,14 @@ def gradient_settings(wildcards, **extra):
     return calibration_settings(wildcards, ["objectives"], samples=samples, **extra)
 
 
+def rounds_settings(wildcards):
+    """Those of iterations, whose gradients are of fewer samples as well."""
+    calibration = CONFIG.calibrations[wildcards.calib]
+    few = calibration.gradient_samples
+    own = {"rounds": calibration.rounds} | ({"gradient_samples": few} if few and few < calibration.samples else {})
+    return calibration_settings(wildcards, ["objectives"], **own)
+
+
 MEASUREMENTS = {  # rule: (module of scripts/pruning/ that measures, outputs, settings)
     "calibrate_shard": (
         "calibration/gradients",
@@ -80,11 +88,7 @@ MEASUREMENTS = {  # rule: (module of scripts/pruning/ that measures, outputs, se
     ),
     "observe": ("paper/observe", [names.ACTIVATIONS, names.TOKEN_CLASSES], observation_settings),
     "gisp": ("calibration/gisp", [names.of_kind("gisp")], partial(calibration_settings, exclude=["objectives"])),
-    "rounds": (
-        "methods/rounds",
-        [names.of_kind("rounds")],
-        lambda w: calibration_settings(w, ["objectives"], rounds=CONFIG.calibrations[w.calib].rounds),
-    ),
+    "rounds": ("methods/rounds", [names.of_kind("rounds")], rounds_settings),
 }
 OF_STRUCTURES = {  # the same of each structure: rule, after its label: (module, kind of artefact, settings)
     "statistics": ("gradients", "statistics", calibration_settings),

@@ -333,6 +333,16 @@ def test_options_of_an_allocation_re_run_its_mask(finished: Workspace):
         assert finished.planned(mask) == {"mask": 1}
 
 
+def test_iterations_are_made_again_where_they_are_measured_otherwise(finished: Workspace):
+    order, own = "results/tiny-reasoner/calibration/gsm_symbolic-s0/rounds.parquet", "calibrations.gsm_symbolic-s0"
+    with finished.configured({f"{own}.rounds": [50]}):
+        finished.snakemake(order)
+        assert finished.planned(order) == NOTHING
+    for change in ({f"{own}.rounds": [40]}, {f"{own}.rounds": [50], f"{own}.gradient_samples": 3}):
+        with finished.configured(change):
+            assert finished.planned(order) == {"rounds": 1}
+
+
 def test_stopping_early_asks_again(finished: Workspace):
     stop = {"tasks.gsm_symbolic.stop_early": {"after": 3, "below": 0.1}}
     with finished.configured(stop | {"collapse": None, "ablation": None}):  # which need every item

@@ -50,11 +50,13 @@ def test_without_rounds_it_is_the_ranking_by_the_dense_models_losses(at_once):
     assert (np.diff(own[early][np.argsort(at_once[early])]) >= 0).all()
 
 
-def test_losses_are_those_of_the_score_obs():
-    """In nats a token."""
+@pytest.mark.parametrize("few", [None, 4])
+def test_losses_are_those_of_the_score_obs(few):
+    """In nats a token; gradients of fewer samples are of the first micro-batches, the second moments of all."""
     model, batches = MODELS["llama"](), micro_batches()
-    gradients, tokens = output_gradients(model, batches, 0)
-    counts, own = second_moments.token_counts(batches), list(rounds.losses(model, batches, 0))
+    looked_at = batches if few is None else batches[:2]  # of three samples each
+    gradients, tokens = output_gradients(model, looked_at, 0)
+    counts, own = second_moments.token_counts(batches), list(rounds.losses(model, batches, 0, few))
     measured = zip(ffn.sites(model), second_moments.second_moments(model, batches), gradients, own, strict=True)
     for site, moments, gradient, found in measured:
         kinds = {"second_moments": {name: each.numpy() for name, each in moments.items()} | counts}
@@ -117,6 +119,37 @@ def test_the_stage_writes_what_the_score_reads(tmp_path, monkeypatch, name):
     layer = Layer(1, {"place": frame.loc[frame["layer"] == 1, "place"].to_numpy()}, Weights(lambda _: None))
     assert scores.plugin(name).score(layer).tolist() == layer["place"].tolist()
     assert stage(tmp_path, name, gradient_checkpointing=False).equals(frame)
+
+
+def test_the_stage_takes_gradients_of_as_many_samples_as_its_calibration_says(tmp_path):
+    every, few = (
+        stage(tmp_path, "rounds", gradient_checkpointing=False, **own) for own in ({}, {"gradient_samples": 4})
+    )
+    assert not every.equals(few)
+    rest = stage(tmp_path, "rounds", gradient_checkpointing=False, gradient_samples=11)  # all of them
+    assert rest.equals(every)
+
+
+def test_a_run_that_was_killed_measures_the_iterations_that_are_left(tmp_path, monkeypatch):
+    """To the same order. Nothing is left over."""
+    calls, losses = [], rounds.losses
+
+    def dying(*given):
+        calls.append(len(calls))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return losses(*given)
+
+    monkeypatch.setattr(rounds, "losses", dying)
+    own = {"gradient_checkpointing": False, "rounds": [30, 60]}
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path, "rounds", **own)
+    [kept] = tmp_path.glob(".rounds.*")
+    assert sorted(file.name for file in kept.iterdir()) == ["67.safetensors", "96.safetensors"]
+    resumed = stage(tmp_path, "rounds", **own)
+    assert len(calls) == 4 and not kept.exists()
+    assert stage(tmp_path, "rounds", **own).equals(resumed)
+    assert len(calls) == 4 + 3
 
 
 def test_too_few_samples_are_refused_before_anything_is_measured(tmp_path):

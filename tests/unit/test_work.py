@@ -135,6 +135,7 @@ PASSES = [  # of 160 tokens
     *(("second_moments", {}, 1 + SUMS), ("attention_second_moments", {}, 1 + SUMS / 4)),
     ("refit", BLOCK, 3 + SUMS + (0.8 * 3 + 0.2) * 3 * 5 / 4),  # two rates in the first of four layers
     *(("refit", {}, 3 + SUMS), ("rounds", {}, 3 * (3 + SUMS) + 2 * (3 + SUMS))),
+    ("rounds", {"gradient_samples": 2}, 3 * (2 * 2 / 10 + 1 + SUMS) + 2 * (3 + SUMS)),
     *(("sensitivity", {"method": {"allocate": "sensitivity"}}, 16), ("sensitivity", {"method": GREEDY}, 48)),
     *(("recover", {}, 2 * 2), ("recover", {"again": True, "tuning": "distillation"}, 2 * 4)),
 ]

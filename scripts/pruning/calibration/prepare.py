@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pruning.core import layer_files
+from pruning.core import artifacts, layer_files
 from pruning.core.errors import InputError
 from pruning.data import text
 from pruning.data.text import Sequences
@@ -61,6 +61,12 @@ class Measurement:
     def progress(self) -> Callable:
         """A progress bar around what is iterated over: the micro-batches, unless `desc` says otherwise."""
         return partial(tqdm, desc="micro-batches", mininterval=5)
+
+    def unfinished(self, *made_from: Path) -> Path:
+        """Where a job keeps what a run after a kill goes on from (artifacts.unfinished). made_from: what it is made of,
+        beside the model and the text."""
+        files = [file for file in (self.model / "manifest.json", self.data, *made_from) if file.is_file()]
+        return artifacts.unfinished(self.outputs[-1], self.settings, *files)
 
     def write_layers(self, kind: str, layers: Iterable[dict[str, torch.Tensor]], content: Mapping[str, Any]) -> None:
         """Write matrices of the structure's sites: a manifest with `content` and the widths, and {layer}.safetensors of

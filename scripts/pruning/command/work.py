@@ -294,7 +294,8 @@ class Job:
                     fit = 1 - 1 / second_moments.HELD_OUT_EVERY  # forward, and backward to activations and to weights
                     passes, written = refit + (1 + 2 * fit) * trained, 4 * size.kept(self.sparsity)
             case "rounds":  # measured before each iteration and after the last, as if nothing were removed
-                passes = (1 + len(own.rounds)) * (2 + again + sums) + len(own.rounds) * refit
+                share = min(samples, own.gradient_samples or samples) / samples
+                passes = (1 + len(own.rounds)) * (share * (1 + again) + 1 + sums) + len(own.rounds) * refit
             case "sensitivity":  # a cut runs what follows it, half of the layers; `greedy` tries two, and one again
                 tries = 3 if allocation.search_of(self.method.allocate) == "greedy" else 1
                 passes, samples = tries * allocation.LEVELS * size.layers / 2, min(samples, own.probed)

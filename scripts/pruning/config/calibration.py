@@ -43,7 +43,7 @@ class Calibration(Strict):
     """How many samples, from the first on, the allocations `sensitivity`, `greedy` and `sensitivity_joint` measure
     the cost of removals on."""
     gradient_samples: Annotated[Positive | None, Field(exclude_if=lambda value: value is None)] = None
-    """How many samples, from the first on, `obs` takes gradients at the layers' outputs of; all where null."""
+    """`obs` and `rounds` take gradients at layers' outputs of so many samples, from the first on; all where null."""
     rounds: NonEmpty[Annotated[int, Field(gt=0, lt=100)]] = [20, 40, 50, 60, 70, 80]
     """Per cent of the neurons removed after each iteration of the score `rounds`, growing."""
 

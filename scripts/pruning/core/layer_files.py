@@ -56,22 +56,22 @@ def _describe(manifest: Path, kind: str, settings: dict[str, Any], content: Mapp
     chain.remember(manifest.with_suffix(""), manifest, content["files"])
 
 
-def keep(folder: Path, layer: int, tensors: Mapping[str, "Tensor"], record: Mapping[str, Any]) -> None:
-    """Write a layer of what is not whole yet, for a job that is killed and run again."""
+def keep(folder: Path, part: int, tensors: Mapping[str, "Tensor"], record: Mapping[str, Any]) -> None:
+    """Write a part, as a layer, of what is not whole yet, for a job that is killed and run again."""
     from safetensors.torch import save_file
 
-    with artifacts.atomic(folder / f"{layer}.safetensors") as path:
+    with artifacts.atomic(folder / f"{part}.safetensors") as path:
         said = json.dumps(record)
         about = _digest(tensors, said) + said  # under one key: of several, safetensors changes the order
         save_file(dict(tensors), path, {"about": about})
 
 
-def kept(folder: Path, layer: int) -> tuple[dict[str, "Tensor"], dict[str, Any]] | None:
+def kept(folder: Path, part: int) -> tuple[dict[str, "Tensor"], dict[str, Any]] | None:
     """Return what `keep` wrote; None where there is nothing, or it is not as it was written."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(folder / f"{layer}.safetensors", "pt") as file:
+        with safe_open(folder / f"{part}.safetensors", "pt") as file:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             about = (file.metadata() or {}).get("about", "")
     except (OSError, SafetensorError):

@@ -23,7 +23,7 @@ from pruning.calibration import footprint, layerwise
 from pruning.calibration.gram import Gram, add, wide_zeros
 from pruning.calibration.prepare import Batch, Measurement
 from pruning.calibration.second_moments import PARTS, parts, token_counts
-from pruning.core import artifacts, layer_files, memory
+from pruning.core import layer_files, memory
 from pruning.core.errors import InputError
 from pruning.core.layer_files import label_of
 from pruning.methods import compensation, least_squares, masks, training
@@ -47,11 +47,10 @@ def measure(job: Measurement) -> None:
     """Write a manifest with token counts and `records`, and one file per layer of what is left of one pruned variant,
     fitted on what it sees itself. Layers that are fitted are kept for a run after a kill. Settings: with the `scheme`,
     and where that trains `training`, how. Evidence: the `mask`."""
-    keeps, (manifest, folder) = masks.read(job.evidence["mask"], job.model), job.outputs
+    keeps, manifest = masks.read(job.evidence["mask"], job.model), job.outputs[0]
     widths, records = masks.counts(keeps)[masks.NEURONS], []
     content = {**token_counts(job.batches), "layers": len(widths), "widths": widths, "records": records}
-    made_from = [file for file in (job.model / "manifest.json", job.data, job.evidence["mask"]) if file.is_file()]
-    unfinished = artifacts.unfinished(folder, job.settings, *made_from)
+    unfinished = job.unfinished(job.evidence["mask"])
     progress, known = partial(job.progress, desc="layers"), partial(layer_files.kept, unfinished)
     scheme, plan = job.settings["scheme"], job.settings.get("training")
     for layer, (weights, record) in enumerate(refit(job.network, job.batches, keeps, scheme, progress, known, plan)):

@@ -6,17 +6,19 @@ once its duplicates are removed. Iterations of pruning and measuring are GISP's 
 time.
 """
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
+import torch
 from torch import nn
 
 from pruning.calibration import footprint, removal
 from pruning.calibration.output_gradients import output_gradients
-from pruning.calibration.prepare import Batch, Measurement, dense, unit_rows
+from pruning.calibration.prepare import Batch, Measurement, dense, first_samples, unit_rows
 from pruning.calibration.second_moments import second_moments, token_counts
-from pruning.core import artifacts
+from pruning.core import artifacts, layer_files
 from pruning.methods import refit as fitting
 from pruning.methods import surgeon
 from pruning.methods.allocation import floors
@@ -28,7 +30,8 @@ STAGE = footprint.ROUNDS
 
 
 def measure(job: Measurement) -> None:
-    """Write one row per neuron: layer, unit, place. Settings: with the calibration's `rounds`.
+    """Write one row per neuron: layer, unit, place. Settings: with the calibration's `rounds`, and `gradient_samples`
+    where gradients are of fewer. Losses are kept for a run after a kill.
 
     Raises InputError as second_moments.token_counts does."""
     token_counts(job.batches)  # refuses what leaves none to hold out
@@ -38,35 +41,62 @@ def measure(job: Measurement) -> None:
     def load() -> nn.Module:
         return models.pop() if models else dense(job.model, job.settings)[0]
 
+    unfinished = job.unfinished()
+
+    def kept(number: int, make: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
+        if found := layer_files.kept(unfinished, number):
+            return [found[0][str(layer)].numpy() for layer in range(len(found[0]))]
+        made = make()
+        layer_files.keep(unfinished, number, {str(layer): torch.from_numpy(own) for layer, own in enumerate(made)}, {})
+        return made
+
     progress = partial(job.progress, desc="rounds")
-    places = removal_order(load, job.batches, job.settings["rounds"], job.settings["seed"], progress=progress)
+    rounds, seed, few = (job.settings.get(name) for name in ("rounds", "seed", "gradient_samples"))
+    places = removal_order(load, job.batches, rounds, seed, few, kept, progress)
     artifacts.write_parquet(job.outputs[0], unit_rows("place", places), "rounds", job.settings)
+    shutil.rmtree(unfinished)
 
 
 def removal_order(
-    load: Callable[[], nn.Module], batches: Sequence[Batch], rounds: Sequence[int], seed: int, progress: Callable = iter
+    load: Callable[[], nn.Module],
+    batches: Sequence[Batch],
+    rounds: Sequence[int],
+    seed: int,
+    gradient_samples: int | None = None,
+    kept: Callable[[int, Callable[[], list[np.ndarray]]], list[np.ndarray]] = lambda _, make: make(),
+    progress: Callable = iter,
 ) -> list[np.ndarray]:
     """Return the place of each neuron of the model in the order of removal (calibration/removal.py).
 
     load: gives the dense model, anew each time. rounds: per cent of all neurons that are removed after each iteration
-    but the last one, which removes all others; the best of a layer, LEAST of it, are removed after all others."""
+    but the last one, which removes all others; the best of a layer, LEAST of it, are removed after all others.
+    gradient_samples: as `losses` has it. kept: gives the losses where so many neurons are left, those of an earlier
+    run or made now."""
     models = [load()]
     widths = [site.in_features for site in ffn.sites(models[0])]
     scheme = "sequential" if families.obstacle(models[0].config.to_dict()) else "attention"
 
-    def losses_of(keeps: list[np.ndarray]) -> list[np.ndarray]:
+    def measured(keeps: list[np.ndarray]) -> list[np.ndarray]:
         model = models.pop() if models else load()
         if not all(own.all() for own in keeps):
             for _ in fitting.refit(model, batches, {ffn.STRUCTURE.name: keeps}, scheme):
                 pass
-        return list(losses(model, batches, seed))
+        return list(losses(model, batches, seed, gradient_samples))
+
+    def losses_of(keeps: list[np.ndarray]) -> list[np.ndarray]:
+        return kept(sum(int(own.sum()) for own in keeps), partial(measured, keeps))
 
     return removal.order(widths, progress([*rounds, 100]), losses_of, floors(np.array(widths), LEAST))
 
 
-def losses(model: nn.Module, batches: Sequence[Batch], seed: int) -> Iterator[np.ndarray]:
-    """Yield the loss of removing each neuron that a layer still has (scores/obs.py), float64 [k]."""
-    gradients, tokens = output_gradients(model, batches, seed)
+def losses(
+    model: nn.Module, batches: Sequence[Batch], seed: int, gradient_samples: int | None = None
+) -> Iterator[np.ndarray]:
+    """Yield the loss of removing each neuron that a layer still has (scores/obs.py), float64 [k].
+
+    gradient_samples: gradients are of the first so many samples, in whole micro-batches; None: of all."""
+    looked_at = batches if gradient_samples is None else first_samples(batches, gradient_samples)
+    gradients, tokens = output_gradients(model, looked_at, seed)
     counted = sum(int(batch.counted.sum()) for batch in batches)
     for site, gradient, sums in zip(ffn.sites(model), gradients, second_moments(model, batches), strict=True):
         if not site.in_features:
