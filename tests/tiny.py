@@ -336,3 +336,17 @@ def gguf(model: LlamaForCausalLM, file: Path, head: tuple[torch.Tensor, str] | N
     writer.write_tensors_to_file()
     writer.close()
     return file
+
+
+def killed_in(monkeypatch, module, function: str, after: int) -> list[int]:
+    """Lets a function be killed once, at a later call. Returns one item per call that was made."""
+    calls, own = [], getattr(module, function)
+
+    def dying(*given):
+        calls.append(len(calls))
+        if len(calls) == after + 1:
+            raise KeyboardInterrupt
+        return own(*given)
+
+    monkeypatch.setattr(module, function, dying)
+    return calls

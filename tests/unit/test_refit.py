@@ -223,20 +223,6 @@ def test_the_compact_model_is_the_one_that_was_fitted(scheme, laid):
     assert record["lambda"] is not None
 
 
-def killed_in(monkeypatch, module, function: str, after: int) -> list[int]:
-    """Lets a function be killed once, at a later call. Returns one item per call that was made."""
-    calls, own = [], getattr(module, function)
-
-    def dying(*given):
-        calls.append(len(calls))
-        if len(calls) == after + 1:
-            raise KeyboardInterrupt
-        return own(*given)
-
-    monkeypatch.setattr(module, function, dying)
-    return calls
-
-
 @pytest.mark.parametrize("change", ["", "bit", "record", "code"])
 @pytest.mark.parametrize(
     "scheme, module, function, calls_a_layer",
@@ -247,7 +233,7 @@ def test_a_run_that_was_killed_fits_the_layers_that_are_left(
 ):
     """To the same files, to the bit. A kept layer that is not as it was written is fitted again, and all of them
     where the code is not the one that they were fitted by."""
-    calls = killed_in(monkeypatch, module, function, after=2 * calls_a_layer)
+    calls = tiny.killed_in(monkeypatch, module, function, after=2 * calls_a_layer)
 
     def run(name: str) -> dict[str, bytes]:
         stage(laid, name, scheme=scheme, training=plan(scheme).get("plan"))

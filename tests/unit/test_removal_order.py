@@ -132,15 +132,7 @@ def test_the_stage_takes_gradients_of_as_many_samples_as_its_calibration_says(tm
 
 def test_a_run_that_was_killed_measures_the_iterations_that_are_left(tmp_path, monkeypatch):
     """To the same order. Nothing is left over."""
-    calls, losses = [], rounds.losses
-
-    def dying(*given):
-        calls.append(len(calls))
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return losses(*given)
-
-    monkeypatch.setattr(rounds, "losses", dying)
+    calls = tiny.killed_in(monkeypatch, rounds, "losses", after=2)
     own = {"gradient_checkpointing": False, "rounds": [30, 60]}
     with pytest.raises(KeyboardInterrupt):
         stage(tmp_path, "rounds", **own)

@@ -1,6 +1,7 @@
 """What cuts cost: against whole forward passes of masked copies; widths against every combination."""
 
 import copy
+from functools import partial
 from types import SimpleNamespace
 
 import measure
@@ -200,8 +201,9 @@ def test_whole_micro_batches_are_looked_at():
 
 
 @pytest.mark.parametrize(("least", "floors"), [({"min_keep": 0.9}, (44, 1)), ({"drop_layers": True}, (0, 0))])
-def test_the_stage_measures_neurons_and_then_groups_on_the_first_samples(tmp_path, least, floors):
-    """Neurons are refitted, as their second moments are there, with the layer's own strength; groups are not."""
+def test_the_stage_measures_neurons_and_then_groups_on_the_first_samples(tmp_path, monkeypatch, least, floors):
+    """Neurons are refitted, as their second moments are there, with the layer's own strength; groups are not. Killed,
+    it goes on with the layer that it was at, to the same cuts."""
     model, data = tiny.to_calibrate(tmp_path)
     tiny.record(model)
     settings = {**tiny.CALIBRATION, "search": "layers", "probed": 4, **least}
@@ -211,7 +213,8 @@ def test_the_stage_measures_neurons_and_then_groups_on_the_first_samples(tmp_pat
     frames = [prepare.unit_rows("score", own).assign(structure=name) for name, own in ranks.items()]
     artifacts.write_parquet(tmp_path / "scores.parquet", pd.concat(frames, ignore_index=True), "scores", {})
     evidence = [f"scores={tmp_path / 'scores.parquet'}", f"second_moments={moments}"]
-    measure.measure("methods/sensitivity", [tmp_path / "cuts.parquet"], settings, model, data, evidence)
+    run = partial(measure.measure, "methods/sensitivity", [tmp_path / "cuts.parquet"], settings, model, data, evidence)
+    run()
     cuts = artifacts.read_parquet(tmp_path / "cuts.parquet", "sensitivity")
 
     base, of_layer = Checkpoint(model), layer_files.read(moments, "second_moments", [N, N])[0]
@@ -229,3 +232,9 @@ def test_the_stage_measures_neurons_and_then_groups_on_the_first_samples(tmp_pat
         passes += probe.passes
     columns = ["layer", "width", "divergence", "passes", "structure"]
     assert list(cuts[columns].itertuples(index=False, name=None)) == expected
+    calls = tiny.killed_in(monkeypatch, sensitivity.Probe, "cuts", after=3)  # in the last layer, of its groups
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    run()
+    assert len(calls) == 4 + 1 and artifacts.read_parquet(tmp_path / "cuts.parquet", "sensitivity").equals(cuts)
+    assert not [*tmp_path.glob(".cuts.parquet.*.unfinished")]

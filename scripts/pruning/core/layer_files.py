@@ -80,6 +80,25 @@ def kept(folder: Path, part: int) -> tuple[dict[str, "Tensor"], dict[str, Any]] 
     return (found, json.loads(said)) if about[:DIGEST] == _digest(found, said) else None
 
 
+Made = Callable[[], Mapping[str, "Tensor"]]
+Kept = Callable[[int, Made], Mapping[str, "Tensor"]]
+"""From a part's number and what makes its tensors to these, which an earlier run may have made (`kept_or_made`)."""
+
+
+def made(_: int, make: Made) -> Mapping[str, "Tensor"]:
+    """Make them: nothing is kept."""
+    return make()
+
+
+def kept_or_made(folder: Path, part: int, make: Made) -> Mapping[str, "Tensor"]:
+    """Return the tensors of a part that an earlier run has kept, or that are made now and kept."""
+    if found := kept(folder, part):
+        return found[0]
+    tensors = make()
+    keep(folder, part, tensors, {})
+    return tensors
+
+
 def write_kept(manifest: Path, kind: str, settings: dict[str, Any], content: dict[str, Any], folder: Path) -> None:
     """Make `folder`, now that all layers are kept in it, the directory of the artefact."""
     directory, files = manifest.with_suffix(""), artifacts.directory_hashes(folder)

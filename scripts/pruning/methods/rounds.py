@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pruning.calibration import footprint, removal
 from pruning.calibration.output_gradients import output_gradients
@@ -42,14 +42,7 @@ def measure(job: Measurement) -> None:
         return models.pop() if models else dense(job.model, job.settings)[0]
 
     unfinished = job.unfinished()
-
-    def kept(number: int, make: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
-        if found := layer_files.kept(unfinished, number):
-            return [found[0][str(layer)].numpy() for layer in range(len(found[0]))]
-        made = make()
-        layer_files.keep(unfinished, number, {str(layer): torch.from_numpy(own) for layer, own in enumerate(made)}, {})
-        return made
-
+    kept = partial(layer_files.kept_or_made, unfinished)
     progress = partial(job.progress, desc="rounds")
     rounds, seed, few = (job.settings.get(name) for name in ("rounds", "seed", "gradient_samples"))
     places = removal_order(load, job.batches, rounds, seed, few, kept, progress)
@@ -63,28 +56,29 @@ def removal_order(
     rounds: Sequence[int],
     seed: int,
     gradient_samples: int | None = None,
-    kept: Callable[[int, Callable[[], list[np.ndarray]]], list[np.ndarray]] = lambda _, make: make(),
+    kept: layer_files.Kept = layer_files.made,
     progress: Callable = iter,
 ) -> list[np.ndarray]:
     """Return the place of each neuron of the model in the order of removal (calibration/removal.py).
 
     load: gives the dense model, anew each time. rounds: per cent of all neurons that are removed after each iteration
     but the last one, which removes all others; the best of a layer, LEAST of it, are removed after all others.
-    gradient_samples: as `losses` has it. kept: gives the losses where so many neurons are left, those of an earlier
-    run or made now."""
+    gradient_samples: as `losses` has it. kept: of the losses where so many neurons are left."""
     models = [load()]
     widths = [site.in_features for site in ffn.sites(models[0])]
     scheme = "sequential" if families.obstacle(models[0].config.to_dict()) else "attention"
 
-    def measured(keeps: list[np.ndarray]) -> list[np.ndarray]:
+    def measured(keeps: list[np.ndarray]) -> dict[str, Tensor]:
         model = models.pop() if models else load()
         if not all(own.all() for own in keeps):
             for _ in fitting.refit(model, batches, {ffn.STRUCTURE.name: keeps}, scheme):
                 pass
-        return list(losses(model, batches, seed, gradient_samples))
+        found = losses(model, batches, seed, gradient_samples)
+        return {str(layer): torch.from_numpy(own) for layer, own in enumerate(found)}
 
     def losses_of(keeps: list[np.ndarray]) -> list[np.ndarray]:
-        return kept(sum(int(own.sum()) for own in keeps), partial(measured, keeps))
+        found = kept(sum(int(own.sum()) for own in keeps), partial(measured, keeps))
+        return [found[str(layer)].numpy() for layer in range(len(keeps))]
 
     return removal.order(widths, progress([*rounds, 100]), losses_of, floors(np.array(widths), LEAST))
 

@@ -14,6 +14,7 @@ In a layer the best-scored neurons stay: removed ones are columns of zeros in do
 """
 
 import math
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
@@ -49,12 +50,15 @@ class Probe:
         least: Sequence[int],
         fit: Fit | None = None,
         structure: str = "ffn",
+        kept: layer_files.Kept = layer_files.made,
     ):
-        """scores: [units] a layer; least: its least width. fit: refits what is left. structure: whose units.
+        """scores: [units] a layer; least: its least width. fit: refits what is left. structure: whose units. kept: of
+        the cuts of a layer, in the search `layers`.
 
         Raises InputError as layerwise.check and structures.sites do."""
         layerwise.check(model)
-        self.model, self.batches, self.scores, self.least, self.fit = model, batches, scores, least, fit
+        self.model, self.batches, self.scores, self.least = model, batches, scores, least
+        self.fit, self.kept = fit, kept
         self.sites, self.layers = structures.STRUCTURES[structure].sites(model), families.decoder_layers(model)
         self.widths = [len(own) for own in scores]
         self.layers_run = 0  # over all micro-batches
@@ -99,6 +103,15 @@ class Probe:
             raise InputError(f"NaN or Inf with layer {layer} pruned: check the weights, or use a wider dtype")
         return found
 
+    def cuts(self, layer: int, widths: Sequence[int], states: States) -> dict[str, Tensor]:
+        """Of a layer with so many units left: `divergence` float64, and `layers_run` after it int64, [widths]."""
+        found, run = np.zeros(len(widths)), np.zeros(len(widths), np.int64)
+        for first in range(0, len(widths), footprint.AT_ONCE):
+            some = slice(first, first + footprint.AT_ONCE)
+            found[some] = self.divergences(layer, (self.weight(layer, width) for width in widths[some]), states)
+            run[some] = self.layers_run
+        return {"divergence": torch.from_numpy(found), "layers_run": torch.from_numpy(run)}
+
     @torch.inference_mode()
     def ends(self, layer: int, states: States) -> list[Tensor]:
         """What the head gets [tokens looked at, d], a micro-batch, of hidden states before a layer."""
@@ -121,10 +134,12 @@ def layers(probe: Probe, progress: Callable = iter) -> Iterator[Row]:
     states = probe.start
     for layer in progress(range(len(probe.layers))):
         left = levels(probe.widths[layer], probe.least[layer])
-        for first in range(0, len(left), footprint.AT_ONCE):
-            widths = left[first : first + footprint.AT_ONCE]
-            found = probe.divergences(layer, (probe.weight(layer, width) for width in widths), states)
-            yield from ((layer, *pair) for pair in zip(widths, found.tolist(), strict=True))
+        found = probe.kept(layer, partial(probe.cuts, layer, left, states))
+        for width, divergence, run in zip(
+            left, found["divergence"].tolist(), found["layers_run"].tolist(), strict=True
+        ):
+            probe.layers_run = run
+            yield layer, width, divergence
         states = probe.after(layer, states)
 
 
@@ -168,7 +183,7 @@ def measure(job: Measurement) -> None:
 
     Settings: with `probed`, the first samples, which are looked at; `search` (a key of SEARCHES); `min_keep`, or
     `drop_layers` in its place. Evidence: `scores`, by which neurons of a layer stay; manifests of the second moments of
-    structures where what is left is refitted."""
+    structures where what is left is refitted. Cuts of a layer are kept for a run after a kill, those of `layers`."""
     settings, base, rows, passes = job.settings, Checkpoint(job.model), [], 0.0
     scores = artifacts.read_parquet(job.evidence["scores"], "scores")
     original = artifacts.read_json(job.model / "manifest.json", "base")["original"]["widths"]
@@ -195,15 +210,17 @@ def measure(job: Measurement) -> None:
 
         return fit
 
-    structures = masks.structures_of(scores)
+    structures, unfinished = masks.structures_of(scores), job.unfinished(*job.evidence.values())
     for name in structures:
         ranked = masks.by_layer(masks.of(scores, name), "score", base.layers)
-        probe = Probe(job.network, batches, ranked, least_of(name), fit_of(name), name)
+        kept = partial(layer_files.kept_or_made, unfinished / name)
+        probe = Probe(job.network, batches, ranked, least_of(name), fit_of(name), name, kept)
         bar = partial(job.progress, desc=f"{search}, {name}")
         rows += [(*row, passes + probe.passes, name) for row in SEARCHES[search](probe, bar)]
         passes += probe.passes
     found = pd.DataFrame(rows, columns=["layer", "width", "divergence", "passes", "structure"])
     found = found if len(structures) > 1 else found.drop(columns="structure")
     artifacts.write_parquet(job.outputs[0], found, "sensitivity", settings)
+    shutil.rmtree(unfinished, ignore_errors=True)  # there is none of `greedy`
     samples = sum(len(batch.samples) for batch in batches)
     print(f"{len(found)} cuts of {base.layers} layers: {passes:.1f} forward passes over {samples} samples")
