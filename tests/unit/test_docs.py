@@ -194,7 +194,13 @@ MEASURE = "report({inner: window.innerWidth, scroll: document.documentElement.sc
 
 
 @browser.NEEDED
-@pytest.mark.parametrize("name", ["index", "docs/methods", "docs/findings", "docs/reference/configuration"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("index", "docs/methods", "docs/findings", "docs/reference/configuration"),
+        *("docs/results/qwen2_5-coder-1_5b", "docs/results/verdict"),
+    ],
+)
 @pytest.mark.parametrize("width", [1280, 400])
 def test_no_page_scrolls_sideways(site: Path, name: str, width: int):
     found, _ = browser.measured(site / f"{name}.html", width, MEASURE, "--allow-file-access-from-files")
