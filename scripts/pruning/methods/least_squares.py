@@ -73,7 +73,7 @@ def changed(inner: np.ndarray, outer: np.ndarray, relative: float) -> np.ndarray
 
     if relative == math.inf or not len(inner):
         return np.zeros_like(outer)
-    penalised = inner.copy()
+    penalised = inner.copy(order="F")  # LAPACK overwrites it in this order alone; scipy copies others
     penalised[np.diag_indices(len(inner))] += relative * inner.diagonal().mean() + 1e-30
     return cho_solve(cho_factor(penalised, overwrite_a=True), outer.T).T
 
