@@ -1,9 +1,9 @@
 """What stages take beside the weights: predicted by a rehearsal without data, and resident memory of the real code.
 
-Each stage runs in a process of its own, on random tokens; a refit for its first layer alone. Prints a table: gigabytes,
-their ratio, and seconds beside those of the forward passes that `estimate` counts, at --share of what a large float32
-product reaches here (where it counts with a card's data sheet). A folder with no more than a config.json stands for
-random weights; --layers cuts a model of such a shape short.
+Each stage runs in a process of its own, on random tokens; a refit for its first layer alone, recovery on texts of half
+to all of the length. Prints a table: gigabytes, their ratio, and seconds beside those of the forward passes that
+`estimate` counts, at --share of what a large float32 product reaches here (where it counts with a card's data sheet).
+A folder with no more than a config.json stands for random weights; --layers cuts a model of such a shape short.
 
     python benchmarks/memory.py results/smollm2-135m/base --rows 4 --length 512 --threads 2
     python benchmarks/memory.py resources/architectures/qwen2_5-7b --layers 1 --rows 1 --length 2048 --threads 2
@@ -44,6 +44,7 @@ def settings_of(rows: int, length: int) -> dict[str, dict[str, Any]]:
         own, more = {"gradient_checkpointing": again}, ", layers computed again" * again
         found[f"calibration{more}"] = text | own
         found[f"recovery{more}"] = tuning | own
+    found["recovery, one text at a time"] = tuning | {"micro_batch": 1, "gradient_checkpointing": False}
     plain = text | {"gradient_checkpointing": False}
     found |= {"second_moments": plain, "output_gradients": plain, "refit": plain}
     return found | {"perplexity": {"batch_size": rows, "seqlen": length}}
@@ -53,6 +54,7 @@ STAGES = (gradients, second_moments, output_gradients, perplexity, recovery)
 DECLARED = {stage.name: stage for stage in (*(module.STAGE for module in STAGES), footprint.REFIT)}
 PASSES = {"calibration": 3, "calibration, layers computed again": 5, "output_gradients": 2, "perplexity": 1}
 PASSES |= {"recovery": 2 * STEPS, "recovery, layers computed again": 3 * STEPS}
+PASSES["recovery, one text at a time"] = 2 * STEPS
 """What `estimate` counts of the whole model's parameters and all tokens (command/work.py)."""
 
 
@@ -88,8 +90,10 @@ def job(stage: str, network: torch.nn.Module, own: dict[str, Any], rows: int, le
 def tuned(network: torch.nn.Module, ids: torch.Tensor, own: dict[str, Any]) -> None:
     model = recovery.with_adapters(network, own)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], weight_decay=0.0)
+    labels, lengths = ids.clone(), torch.linspace(ids.shape[1] / 2, ids.shape[1], len(ids) + 1)[1:]
+    labels[torch.arange(ids.shape[1]) >= lengths.round()[:, None]] = -100
     for _ in range(STEPS):
-        recovery.backward(model, ids, ids)
+        recovery.backward(model, ids, labels, own["micro_batch"])
         optimizer.step()
 
 

@@ -488,7 +488,7 @@ CONFIGURED = [  # what is asked for and known, and what of the configuration fol
     *(
         (
             {"recover": recover, "steps": 7, "answers": ONE},
-            f"tunings: {{own: {{objective: {objective}, steps: 7, answers: null}}}}",
+            f"tunings: {{own: {{objective: {objective}, steps: 7, answers: null, micro_batch: 1}}}}",
             "tables: {table1: {tasks: [own, own_answers, own@own, own_answers@own]}}",
             "tables: {validation: {tasks: [own_validation, own_validation@own]}}",
         )

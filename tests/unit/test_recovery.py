@@ -125,6 +125,18 @@ def test_gradients_are_those_of_the_whole_batch_at_once(monkeypatch, rows, check
         torch.testing.assert_close(parts[name], grad, rtol=1e-3, atol=1e-6)
 
 
+def test_documents_go_through_the_model_without_what_pads_others(monkeypatch):
+    widths, hidden_states = [], head.hidden_states
+    monkeypatch.setattr(head, "hidden_states", lambda model, ids: widths.append(ids.shape) or hidden_states(model, ids))
+    ids = torch.randint(1, 257, (3, 12))
+    labels = ids.clone()
+    labels[0, 7:], labels[1, :3] = -100, -100
+    labels[2, 1::2] = -100  # ends with an answer, which a question interrupts
+    labels[2, 9:] = -100
+    recovery.backward(recovery.with_adapters(tiny.qwen2(), SETTINGS), ids, labels, 1)
+    assert widths == [(1, 7), (1, 12), (1, 9)]
+
+
 def test_an_adapter_is_made_that_loads_and_lowers_the_loss(pruned):
     adapter = run(pruned, steps=30)
     log = pd.read_csv(adapter / "training_log.csv")

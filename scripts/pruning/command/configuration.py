@@ -161,6 +161,7 @@ def tuning(known: Known, length: int) -> dict[str, Any]:
     request = known.request
     own = {"dataset": "own", "objective": RECOVERIES[request.recover], "steps": request.steps or STEPS}
     own |= {"batch_size": 4, "learning_rate": 2e-4, "sequence_length": length}
+    own |= {"micro_batch": 1} if known.kind == "cpu" else {}  # no padding: half the memory, no more time
     own |= {"targets": list(known.trained)} if known.trained else {}
     on_answers = known.calibrates_on_answers and request.recover == "distill"
     return own | ({"answers": own_data.ASKING["train"]} if on_answers else {})

@@ -146,14 +146,16 @@ def backward(
     model, total, count = tuned.get_base_model(), 0.0, int((labels[:, 1:] != -100).sum())
     rows = rows or len(ids)
     for start in range(0, len(ids), rows):
-        some, their_labels = ids[start : start + rows], labels[start : start + rows]
+        learnt = labels[start : start + rows] != -100
+        needed = learnt.any(0).int().flip(0).cummax(0).values.flip(0).bool()  # to the last label: padding is left out
+        some, their_labels = (each[start : start + rows, needed] for each in (ids, labels))
         hidden = head.hidden_states(model, some)
         if told is None:
             losses = head.token_losses(model, hidden, their_labels)  # 0 where there is no label
         else:
             teacher, wanted = told
-            learnt = (their_labels[:, 1:] != -100).to(hidden.device)
-            goals = wanted[start : start + rows].to(hidden.device)
+            learnt = learnt[:, needed][:, 1:].to(hidden.device)
+            goals = wanted[start : start + rows, : some.shape[1]].to(hidden.device)
             losses = head.divergences(model, hidden[:, :-1][learnt], teacher, goals[:, :-1][learnt])
         share = losses.sum() / count
         share.backward()
